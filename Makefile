@@ -1,0 +1,37 @@
+# Each target first makes .venv and installs what is missing. PYTHON=python3.12 make ... chooses
+# the interpreter that .venv is made with.
+
+VENV := .venv/.installed
+PYTEST := .venv/bin/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow test-all lint bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+
+demo: $(VENV) ## draw synthetic tissue, train on it, find its nuclei (6 minutes)
+	.venv/bin/nucleus demo
+
+test: $(VENV) ## the fast tests, with coverage
+	$(PYTEST) --cov --cov-fail-under=85
+
+# pytest exits with 5 when there is no slow test, which is no failure.
+test-slow: $(VENV) ## the slow tests
+	$(PYTEST) -m slow || [ $$? -eq 5 ]
+
+test-all: test test-slow ## both
+
+lint: $(VENV) ## style and formatting
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+
+bench: $(VENV) ## measure speed
+	.venv/bin/python benchmarks/run.py
+
+clean: ## remove .venv and what tests and builds left; results and weights stay
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV): setup.py scripts/setup.sh
+	@scripts/setup.sh

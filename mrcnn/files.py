@@ -1,0 +1,47 @@
+"""Output files that appear whole or not at all."""
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def atomic_path(path):
+    """Yield a temporary path beside `path` that takes its name once the block has succeeded.
+
+    A reader of `path` sees the old file or the complete new one, whatever happens in between:
+    an exception, a full disk or a killed process.
+
+    Parameters
+    ----------
+    path : str or Path
+        Where the finished file shall be. Missing parent folders are made.
+
+    Yields
+    ------
+    Path
+        A name in the same folder and with the same suffixes, for the block to write to.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be made or written to, or the disk is full.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".part-", suffix="-" + path.name, dir=path.parent)
+    os.close(handle)
+    os.chmod(name, 0o666 & ~_umask())
+    temporary = Path(name)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,44 @@
+"""Fixtures and settings that all test modules share."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The folder with the real images, or a skip that says how to provide it."""
+    folder = Path(os.environ.get("NUCLEI_SHARED") or ROOT.parent / "shared")
+    if not (folder / "data").is_dir():
+        pytest.skip("needs the real images: set NUCLEI_SHARED to the folder that holds data/")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def monuseg(shared):
+    """The MoNuSeg training images."""
+    return shared / "data" / "monuseg"
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """Numbers that a port of Matterport's code computed; see tests/golden/README.md."""
+    return ROOT / "tests" / "golden"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+    """Where the real images are there, a test that asks for them and skips has failed."""
+    report = yield
+    skipped = report.skipped and not hasattr(report, "wasxfail")
+    if skipped and os.environ.get("NUCLEI_REQUIRE_SHARED") and "shared" in item.fixturenames:
+        report.outcome = "failed"
+        report.longrepr = f"skipped although the real images are there: {report.longrepr[2]}"
+    return report
