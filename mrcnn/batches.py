@@ -1,0 +1,44 @@
+"""Batches made ahead of the training step, in threads, in a fixed order."""
+
+import itertools
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+WORKERS = min(os.cpu_count() or 1, 8)
+
+
+def stream(generator, names, first_epoch=0, repeat=False, workers=WORKERS):
+    """Yield batches without end, as `keras.Model.fit` takes them.
+
+    Parameters
+    ----------
+    generator : DataGenerator
+    names : list of str
+        Of the network's inputs, in the generator's order.
+    first_epoch : int
+    repeat : bool
+        Whether every epoch has the batches of the first one, as suits validation.
+    workers : int
+        Number of threads; NumPy, SciPy and OpenCV let them run side by side.
+
+    Yields
+    ------
+    tuple of one dict
+        Input name -> array.
+    """
+    with ThreadPoolExecutor(workers) as pool:
+        for epoch in itertools.repeat(first_epoch) if repeat else itertools.count(first_epoch):
+            generator.set_epoch(epoch)
+            # No batch of the next epoch is begun before the last one of this is done.
+            waiting = []
+            for index in range(len(generator)):
+                waiting.append(pool.submit(generator.__getitem__, index))
+                if len(waiting) > workers:
+                    yield _named(waiting.pop(0), names)
+            for future in waiting:
+                yield _named(future, names)
+
+
+def _named(future, names):
+    inputs, _ = future.result()
+    return (dict(zip(names, inputs)),)

@@ -1,0 +1,101 @@
+"""Region proposal network (Ren et al. 2015): where objects may be."""
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from mrcnn.box_ops import apply_box_deltas_graph, clip_boxes_graph
+from mrcnn.nms import non_max_suppression
+
+
+def rpn_graph(feature_map, anchors_per_location, anchor_stride, channels=512):
+    """Score and refine the anchors of one pyramid level.
+
+    Parameters
+    ----------
+    feature_map : KerasTensor [B, H, W, C]
+    anchors_per_location : int
+    anchor_stride : int
+        1: anchors at every pixel of the map; 2: at every second one.
+    channels : int
+        Of the shared convolution.
+
+    Returns
+    -------
+    list of KerasTensor
+        Class logits and probabilities (background, object), [B, anchors, 2], and deltas
+        (dy, dx, log(dh), log(dw)), [B, anchors, 4].
+    """
+    shared = layers.Conv2D(
+        channels,
+        3,
+        padding="same",
+        strides=anchor_stride,
+        activation="relu",
+        name="rpn_conv_shared",
+    )(feature_map)
+    logits = layers.Conv2D(2 * anchors_per_location, 1, name="rpn_class_raw")(shared)
+    logits = layers.Reshape((-1, 2))(logits)
+    probabilities = layers.Activation("softmax", name="rpn_class_xxx")(logits)
+    deltas = layers.Conv2D(4 * anchors_per_location, 1, name="rpn_bbox_pred")(shared)
+    return [logits, probabilities, layers.Reshape((-1, 4))(deltas)]
+
+
+def build_rpn_model(anchor_stride, anchors_per_location, depth, channels=512):
+    """The RPN as a model of its own, shared by all levels; see `rpn_graph`.
+
+    Parameters
+    ----------
+    anchor_stride, anchors_per_location, channels : int
+    depth : int
+        Channels of the pyramid.
+
+    Returns
+    -------
+    keras.Model
+        Named `rpn_model`.
+    """
+    features = layers.Input((None, None, depth), name="input_rpn_feature_map")
+    outputs = rpn_graph(features, anchors_per_location, anchor_stride, channels)
+    return keras.Model(features, outputs, name="rpn_model")
+
+
+class ProposalLayer(layers.Layer):
+    """Turn scored anchors into proposals: refine the best, suppress the overlapping.
+
+    Parameters
+    ----------
+    proposal_count : int
+        Number of proposals an image; missing ones are 0.
+    nms_threshold : float
+    config : Config
+        Its PRE_NMS_LIMIT and RPN_BBOX_STD_DEV count.
+
+    Notes
+    -----
+    Inputs are the RPN's probabilities [B, A, 2] and deltas [B, A, 4] and the normalised anchors
+    [B, A, 4]; the output is [B, proposal_count, 4], normalised, best first.
+    """
+
+    def __init__(self, proposal_count, nms_threshold, config=None, **kwargs):
+        super().__init__(**kwargs)
+        self.proposal_count = proposal_count
+        self.nms_threshold = nms_threshold
+        self.pre_nms_limit = config.PRE_NMS_LIMIT
+        self.deviation = np.asarray(config.RPN_BBOX_STD_DEV, "float32")
+
+    def call(self, inputs):
+        probabilities, deltas, anchors = (ops.stop_gradient(x) for x in inputs)
+        limit = min(self.pre_nms_limit, anchors.shape[1])
+        scores, best = ops.top_k(probabilities[..., 1], limit)
+        best = ops.cast(best, "int32")[..., None]
+        deltas = ops.take_along_axis(deltas, best, axis=1) * self.deviation
+        anchors = ops.take_along_axis(anchors, best, axis=1)
+        boxes = apply_box_deltas_graph(anchors, deltas)
+        boxes = clip_boxes_graph(boxes, ops.convert_to_tensor([0.0, 0.0, 1.0, 1.0]))
+        kept, valid = non_max_suppression(boxes, scores, self.proposal_count, self.nms_threshold)
+        proposals = ops.take_along_axis(boxes, kept[..., None], axis=1)
+        return ops.where(valid[..., None], proposals, 0.0)
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0][0], self.proposal_count, 4)
