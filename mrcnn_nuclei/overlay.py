@@ -1,0 +1,186 @@
+"""Pictures of nuclei on their image: outlines that leave the tissue visible."""
+
+import numpy as np
+
+from mrcnn.errors import InputError
+from mrcnn.files import atomic_path
+from mrcnn.instances import meeting_boxes
+from mrcnn.opencv import cv2
+from mrcnn_nuclei.metrics import find_overlaps, match
+
+#: RGB. Bright, and apart from pink and purple stain and from each other for any colour vision.
+PALETTE = ((255, 230, 0), (0, 240, 255), (90, 255, 70), (255, 255, 255), (255, 140, 0))
+
+FOUND, FALSE, MISSED = (0, 240, 255), (255, 230, 0), (255, 255, 255)
+
+#: Nuclei closer than this many pixels get different colours.
+NEIGHBOURHOOD = 6
+
+#: Outlines are two pixels wide where the median nucleus has at least this area in pixels.
+THICK_ABOVE = 250
+
+
+def draw_overlay(image, instances, *, palette=PALETTE, thickness=None):
+    """Draw the outline of every instance, neighbours in different colours.
+
+    Parameters
+    ----------
+    image : uint8 array [H, W, 3] or [H, W]
+    instances : Instances
+    palette : sequence of (red, green, blue)
+        Levels from 0 to 255.
+    thickness : int, optional
+        Width of the lines in pixels, inside the masks. Default 1, and 2 for larger nuclei.
+
+    Returns
+    -------
+    uint8 array [H, W, 3]
+        RGB.
+
+    Raises
+    ------
+    InputError
+        If the image and the instances differ in size.
+    """
+    canvas = _canvas(image, instances)
+    thickness = thickness or _thickness(instances)
+    palette = np.asarray(palette, np.uint8)
+    colours = palette[_colour_indices(instances.boxes, len(palette))]
+    _draw_outlines(canvas, instances, colours, thickness)
+    return canvas
+
+
+def compare_overlay(image, truth, prediction, *, iou_threshold=0.5, thickness=None):
+    """Draw what was found, what is false and what was missed.
+
+    Parameters
+    ----------
+    image : uint8 array [H, W, 3] or [H, W]
+    truth, prediction : Instances
+    iou_threshold : float
+        A nucleus is found if a prediction has more than this IoU with it, one to one.
+    thickness : int, optional
+        Width of the lines in pixels, as for `draw_overlay`.
+
+    Returns
+    -------
+    uint8 array [H + L, W, 3]
+        RGB: predictions that match (cyan) and that do not (yellow), ground truth that was missed
+        (white), and below the image a legend of L rows that counts them.
+
+    Raises
+    ------
+    InputError
+        If the three differ in size.
+    """
+    canvas = _canvas(image, prediction)
+    thickness = thickness or _thickness(truth)
+    truth, prediction = truth[truth.areas > 0], prediction[prediction.areas > 0]
+    overlaps = find_overlaps(truth, prediction)
+    pairs = match(overlaps, iou_threshold)
+    missed = np.setdiff1d(np.arange(len(truth)), overlaps.rows[pairs])
+    found = np.isin(np.arange(len(prediction)), overlaps.cols[pairs])
+
+    _draw_outlines(canvas, truth[missed], np.full((len(missed), 3), MISSED), thickness)
+    colours = np.where(found[:, None], FOUND, FALSE)
+    _draw_outlines(canvas, prediction, colours, thickness)
+    entries = [
+        (FOUND, f"found {found.sum()}"),
+        (FALSE, f"false {(~found).sum()}"),
+        (MISSED, f"missed {len(missed)}"),
+    ]
+    return np.concatenate([canvas, _legend(canvas.shape[1], entries)])
+
+
+def save_png(path, picture):
+    """Write an RGB picture as PNG, whole or not at all.
+
+    Parameters
+    ----------
+    path : str or Path
+    picture : uint8 array [H, W, 3]
+    """
+    _, data = cv2.imencode(".png", picture[..., ::-1])
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write(path, instances, image=None):
+    """Write the overlay of one image as PNG: the writer "overlay" of `mrcnn_nuclei.formats`."""
+    if image is None:
+        raise InputError(f"{path}: an overlay needs the image to draw on")
+    save_png(path, draw_overlay(image, instances))
+
+
+def _canvas(image, instances):
+    image = np.asarray(image)
+    if image.shape[:2] != instances.shape:
+        sizes = " and ".join(f"{h} x {w}" for h, w in (image.shape[:2], instances.shape))
+        raise InputError(f"image and instances differ in size: {sizes} pixels")
+    if image.dtype != np.uint8:
+        raise InputError(f"an overlay needs an 8-bit image, not {image.dtype}")
+    if image.ndim == 2:
+        image = np.stack([image] * 3, axis=-1)
+    return image[..., :3].copy()
+
+
+def _thickness(instances):
+    return 2 if len(instances) and np.median(instances.areas) >= THICK_ABOVE else 1
+
+
+def _draw_outlines(canvas, instances, colours, thickness):
+    """Paint the rim of each mask, the best score last."""
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    for k in np.argsort(instances.scores, kind="stable"):
+        y1, x1, y2, x2 = instances.boxes[k]
+        if y1 == y2 or x1 == x2:
+            continue
+        mask = instances.masks[k]
+        inside = cv2.erode(
+            mask.astype(np.uint8),
+            cross,
+            iterations=thickness,
+            borderType=cv2.BORDER_CONSTANT,
+            borderValue=0,
+        )
+        canvas[y1:y2, x1:x2][mask & (inside == 0)] = colours[k]
+
+
+def _colour_indices(boxes, count):
+    """Greedy colouring, int [N]: each takes a colour that its neighbours so far use the least."""
+    grown = boxes + np.array([-1, -1, 1, 1]) * NEIGHBOURHOOD
+    rows, cols = meeting_boxes(grown, boxes)
+    earlier = cols < rows
+    rows, cols = rows[earlier], cols[earlier]
+    starts = np.searchsorted(rows, np.arange(len(boxes) + 1))
+    indices = np.zeros(len(boxes), int)
+    used = np.zeros(count, int)
+    for k in range(len(boxes)):
+        neighbours = indices[cols[starts[k] : starts[k + 1]]]
+        near = np.bincount(neighbours, minlength=count)
+        # Among the colours rarest nearby, the rarest so far, so that all are used evenly.
+        indices[k] = np.lexsort((used, near))[0]
+        used[indices[k]] += 1
+    return indices
+
+
+def _legend(width, entries):
+    """A strip that names each colour, as wide as the picture."""
+    scale = np.clip(width / 900, 0.35, 1.5)
+    height = round(36 * scale)
+    strip = np.full((height, width, 3), 150, np.uint8)
+    for k, (colour, text) in enumerate(entries):
+        left = round((k + 0.05) * width / len(entries))
+        bottom = round(0.7 * height)
+        cv2.rectangle(strip, (left, height - bottom), (left + bottom, bottom), colour, cv2.FILLED)
+        cv2.putText(
+            strip,
+            text,
+            (left + round(1.2 * height), bottom),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            0.7 * scale,
+            (0, 0, 0),
+            max(1, round(1.5 * scale)),
+            cv2.LINE_AA,
+        )
+    return strip
