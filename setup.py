@@ -10,7 +10,6 @@ ROOT = Path(__file__).resolve().parent
 TENSORFLOW = ">=2.20,<2.22"
 IMGAUG = "imgaug>=0.4,<0.5"
 JAX = "jax>=0.10,<0.11"
-TENSORBOARD = "tensorboard>=2.20,<2.22"
 
 CORE = [
     f"tensorflow{TENSORFLOW}",
@@ -28,6 +27,7 @@ CORE = [
     "pandas>=2.2",
     "tqdm>=4.66",
     "defusedxml>=0.7.1",
+    "tensorboard>=2.20,<2.22",  # no longer a dependency of TensorFlow
 ]
 
 EXTRAS = {
@@ -35,7 +35,6 @@ EXTRAS = {
     "jax": [JAX],
     "torch": ["torch>=2.6"],
     "imgaug": [IMGAUG],
-    "tensorboard": [TENSORBOARD],
     "test": [
         "pytest>=8.3",
         "pytest-cov>=7",
@@ -44,7 +43,6 @@ EXTRAS = {
         "ruff>=0.17,<0.18",
         IMGAUG,
         JAX,
-        TENSORBOARD,
     ],
 }
 

@@ -28,7 +28,7 @@ def compiled_inference(model):
         import tensorflow as tf
 
         forward = tf.function(lambda inputs: model(inputs, training=False))
-        return lambda arrays: [output.numpy() for output in forward(_tensors(arrays))]
+        return lambda arrays: [output.numpy() for output in _flat(forward(_tensors(arrays)))]
     if backend == "jax":
         import jax
 
@@ -39,20 +39,27 @@ def compiled_inference(model):
         def run(arrays):
             trainable = [variable.value for variable in model.trainable_variables]
             non_trainable = [variable.value for variable in model.non_trainable_variables]
-            return [np.asarray(t) for t in forward(trainable, non_trainable, _tensors(arrays))]
+            outputs = forward(trainable, non_trainable, _tensors(arrays))
+            return [np.asarray(output) for output in _flat(outputs)]
 
         return run
     import torch
 
     def run(arrays):
         with torch.no_grad():
-            return [t.cpu().numpy() for t in model(_tensors(arrays), training=False)]
+            outputs = model(_tensors(arrays), training=False)
+            return [output.cpu().numpy() for output in _flat(outputs)]
 
     return run
 
 
 def _tensors(arrays):
     return [keras.ops.convert_to_tensor(array) for array in arrays]
+
+
+def _flat(outputs):
+    """A model's outputs as a list; Keras returns a single one as it is."""
+    return outputs if isinstance(outputs, (list, tuple)) else [outputs]
 
 
 def replica_scope(count):

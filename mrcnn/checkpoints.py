@@ -104,7 +104,8 @@ def best_checkpoint(log_dir):
 
 def _validation_loss(path):
     with open_weights(path) as file:
-        return float(file.attrs.get("val_loss", np.inf))
+        loss = float(file.attrs.get("val_loss", np.inf))
+    return np.inf if np.isnan(loss) else loss  # of a training that diverged
 
 
 class Checkpoint(keras.callbacks.Callback):

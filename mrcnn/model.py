@@ -11,7 +11,7 @@ import numpy as np
 from mrcnn import backend
 from mrcnn.anchors import compute_backbone_shapes, pyramid_anchors
 from mrcnn.backbone import BatchNorm, conv_block, identity_block, resnet_graph
-from mrcnn.batches import stream
+from mrcnn.batches import close, stream
 from mrcnn.box_ops import (
     apply_box_deltas_graph,
     clip_boxes_graph,
@@ -281,6 +281,8 @@ class MaskRCNN:
         with self._scope():
             optimizer = _make_optimizer(self.config, learning_rate, momentum)
             self.keras_model.compile(optimizer=optimizer)
+            # TensorFlow traces a step twice if the first time makes variables.
+            optimizer.build(self.keras_model.trainable_variables)
 
     def set_trainable(self, layer_regex, keras_model=None, indent=0, verbose=1):
         """Make exactly the layers whose name matches trainable.
@@ -318,7 +320,7 @@ class MaskRCNN:
         """Train until `epochs` epochs have been seen in all, those before this call included.
 
         Writes into `log_dir`: a checkpoint an epoch (the last two and the best are kept),
-        `history.csv` with the losses, and TensorBoard's events if it is installed.
+        `history.csv` with the losses, and events for TensorBoard.
 
         Parameters
         ----------
@@ -342,6 +344,11 @@ class MaskRCNN:
         -------
         keras.callbacks.History or None
             None if there was nothing to train.
+
+        Raises
+        ------
+        InputError
+            If an image or its annotation cannot be used.
         """
         if self.mode != "training":
             raise ValueError("a model in inference mode does not train: build it for training")
@@ -355,14 +362,18 @@ class MaskRCNN:
         config = self.config
         layers = LAYER_PATTERNS.get(layers, layers)
         seed = self.seed
+        common = {
+            "shuffle": True,
+            "random_rois": 0 if config.USE_RPN_ROIS else config.POST_NMS_ROIS_TRAINING,
+            "seed": seed,
+        }
         training = DataGenerator(
             train_dataset,
             config,
-            shuffle=True,
             augmentation=augmentation,
-            seed=seed,
             steps=config.STEPS_PER_EPOCH,
             no_augmentation_sources=no_augmentation_sources,
+            **common,
         )
         names = [tensor.name for tensor in self.keras_model.inputs]
         self.set_trainable(layers, verbose=0)
@@ -371,33 +382,42 @@ class MaskRCNN:
             restore_optimizer(self.keras_model, self._resumed_from, layers)
             self._resumed_from = None
         Path(self.log_dir).mkdir(parents=True, exist_ok=True)
+        errors = []
+        streams = [stream(training, names, first_epoch=self.epoch, errors=errors)]
         validation = {}
         if val_dataset is not None and config.VALIDATION_STEPS:
-            batches = DataGenerator(
-                val_dataset, config, shuffle=True, seed=seed, steps=config.VALIDATION_STEPS
-            )
+            batches = DataGenerator(val_dataset, config, steps=config.VALIDATION_STEPS, **common)
+            streams.append(stream(batches, names, repeat=True, errors=errors))
             validation = {
-                "validation_data": stream(batches, names, repeat=True),
+                "validation_data": streams[1],
                 "validation_steps": config.VALIDATION_STEPS,
             }
         callbacks = [
             _EpochSeed(seed),
             Checkpoint(self.log_dir, str(config.NAME), self.attributes, layers, seed),
             keras.callbacks.CSVLogger(str(Path(self.log_dir) / "history.csv"), append=True),
-            *_tensorboard(self.log_dir),
+            keras.callbacks.TensorBoard(log_dir=self.log_dir, write_graph=False),
             *(custom_callbacks or []),
         ]
-        with self._scope():
-            history = self.keras_model.fit(
-                stream(training, names, first_epoch=self.epoch),
-                initial_epoch=self.epoch,
-                epochs=epochs,
-                steps_per_epoch=config.STEPS_PER_EPOCH,
-                callbacks=callbacks,
-                shuffle=False,
-                verbose=verbose,
-                **validation,
-            )
+        try:
+            with self._scope():
+                history = self.keras_model.fit(
+                    streams[0],
+                    initial_epoch=self.epoch,
+                    epochs=epochs,
+                    steps_per_epoch=config.STEPS_PER_EPOCH,
+                    callbacks=callbacks,
+                    shuffle=False,
+                    verbose=verbose,
+                    **validation,
+                )
+        except Exception:
+            if errors:
+                raise errors[0] from None
+            raise
+        finally:
+            for batches in streams:
+                close(batches)
         self.epoch = epochs
         return history
 
@@ -702,12 +722,3 @@ def _make_optimizer(config, learning_rate, momentum):
     if config.OPTIMIZER == "adam":
         return keras.optimizers.Adam(learning_rate, global_clipnorm=clip)
     raise InputError(f"OPTIMIZER is {config.OPTIMIZER!r}: set it to 'sgd' or 'adam'")
-
-
-def _tensorboard(log_dir):
-    """The callback for TensorBoard, if that is installed."""
-    try:
-        import tensorboard  # noqa: F401
-    except ImportError:
-        return []
-    return [keras.callbacks.TensorBoard(log_dir=log_dir, write_graph=False)]

@@ -4,7 +4,10 @@ A file holds a group a layer; its attribute `weight_names` lists the data sets i
 names, arrays and text are read: nothing in a file is ever executed.
 """
 
+import contextlib
 import json
+import os
+import re
 from dataclasses import dataclass, field
 
 import h5py
@@ -76,8 +79,13 @@ def save_weights(model, path, attributes=None, state=None):
         JSON-able values, kept at the root of the file.
     state : dict, optional
         Arrays and JSON-able values from which training continues, see `load_state`.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written, with `errno` and `filename` set.
     """
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    with _writing(path), atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
         groups = [layer for layer in model.layers if layer.weights]
         file.attrs["layer_names"] = _names(layer.name for layer in groups)
         file.attrs["backend"] = np.bytes_("tensorflow")
@@ -93,6 +101,19 @@ def save_weights(model, path, attributes=None, state=None):
                 group.create_dataset(name, data=keras.ops.convert_to_numpy(weight))
         if state is not None:
             _write_state(file.create_group(STATE_GROUP), state)
+
+
+@contextlib.contextmanager
+def _writing(path):
+    """Give h5py's errors, of which some are RuntimeError, the form that the system's have."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        number = re.search(r"errno = (\d+)", str(error))
+        if number is None:
+            raise
+        number = int(number[1])
+        raise OSError(number, os.strerror(number), str(path)) from None
 
 
 def _names(names):
@@ -151,13 +172,15 @@ def load_weights(model, path, exclude=()):
     return report
 
 
+@contextlib.contextmanager
 def open_weights(path):
-    """Open an `.h5` file for reading, or say in one line why that cannot be done."""
+    """Read from an `.h5` file in a `with` block, or say in one line why that cannot be done."""
     try:
-        return h5py.File(path, "r")
+        with h5py.File(path, "r") as file:
+            yield file
     except FileNotFoundError:
         raise InputError(f"{path}: no such weights file") from None
-    except OSError as error:
+    except (KeyError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
             f"{path}: not a readable .h5 file ({reason}): it may be cut off; fetch or save it again"
@@ -174,8 +197,9 @@ def _layers_in(file, known):
             *folders, name = path.split("/")
             owner = folders[-1] if folders else group_name
             # Keras appends _1 where a name was taken in its session.
-            if owner not in known and owner.rpartition("_")[0] in known:
-                owner = owner.rpartition("_")[0]
+            plain = re.sub(r"_\d+$", "", owner)
+            if owner not in known and plain in known:
+                owner = plain
             nested = group_name not in known and owner in known
             name = name.rpartition(":")[0] or name
             parts.setdefault(owner if nested else group_name, {})[name] = group[path]

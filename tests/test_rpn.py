@@ -1,0 +1,52 @@
+"""Region proposals, against the port of Matterport's."""
+
+import numpy as np
+import pytest
+from helpers import assert_close, golden_arrays, tiny_config, to_numpy
+from keras import ops
+
+from mrcnn.rpn import ProposalLayer, build_rpn_model
+
+GOLDEN = golden_arrays("layers")
+
+
+def propose(probabilities, deltas, anchors, count, threshold=0.7, **settings):
+    layer = ProposalLayer(count, threshold, config=tiny_config(**settings))
+    return to_numpy(layer([probabilities, deltas, anchors]))
+
+
+@pytest.mark.parametrize(("count", "threshold"), [(50, 0.7), (150, 0.5)])
+def test_golden_proposals(count, threshold):
+    # Of 200 anchors the best 120 take part; at threshold 0.5 fewer than 150 remain.
+    inputs = [GOLDEN[f"pl_{name}"] for name in ("probs", "deltas", "anchors")]
+    proposals = propose(*inputs, count, threshold, PRE_NMS_LIMIT=120)
+    expected = GOLDEN[f"pl_out_{count}_{threshold}"]
+    assert_close(proposals, expected, 1e-6)
+    np.testing.assert_array_equal((proposals == 0).all(-1), (expected == 0).all(-1))
+
+
+def test_proposals_are_sorted_clipped_and_padded():
+    anchors = np.array([[[0, 0, 0.2, 0.2], [0.5, 0.5, 0.9, 0.9], [0.5, 0.5, 0.9, 0.91]]], "float32")
+    deltas = np.zeros((1, 3, 4), "float32")
+    deltas[0, 0, :2] = [-5, 10]  # in units of 0.1: up by half a height, right by one width
+    scores = np.array([[[0.4, 0.6], [0.2, 0.8], [0.3, 0.7]]], "float32")
+    proposals = propose(scores, deltas, anchors, 5)
+    expected = [[0.5, 0.5, 0.9, 0.9], [0, 0.2, 0.1, 0.4], *[[0] * 4] * 3]
+    np.testing.assert_allclose(proposals[0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_outputs_follow_the_order_of_anchors(stride):
+    # Each filter answers with its own number, so that the order of the outputs shows.
+    model = build_rpn_model(stride, anchors_per_location=3, depth=4, channels=5)
+    for layer in ("rpn_class_raw", "rpn_bbox_pred"):
+        kernel, bias = model.get_layer(layer).weights
+        kernel.assign(np.zeros(kernel.shape))
+        bias.assign(np.arange(bias.shape[0]))
+    logits, probabilities, deltas = to_numpy(model(ops.ones((2, 4, 6, 4))))
+    places = (4 // stride) * (6 // stride)
+    assert logits.shape == probabilities.shape == (2, places * 3, 2)
+    np.testing.assert_array_equal(logits[1], np.tile(np.arange(6).reshape(3, 2), (places, 1)))
+    np.testing.assert_array_equal(deltas[1], np.tile(np.arange(12).reshape(3, 4), (places, 1)))
+    # The two logits of an anchor differ by 1: the second is "object".
+    np.testing.assert_allclose(probabilities[..., 1], 1 / (1 + np.exp(-1)), atol=1e-6)
