@@ -126,6 +126,30 @@ def scale_loss(loss):
     return loss / tf.distribute.get_strategy().num_replicas_in_sync
 
 
+def clip_across_replicas(optimizer):
+    """Have an optimiser clip the norm of the whole batch's gradient, not that of each replica's.
+
+    TensorFlow adds up what the replicas have clipped. So each gets the mean gradient to clip, to
+    the norm divided by their number, which makes the sum the clipped gradient.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return
+    import tensorflow as tf
+
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    if replicas == 1 or not optimizer.global_clipnorm:
+        return
+    apply = optimizer.apply
+
+    def apply_mean(gradients, trainable_variables=None):
+        context = tf.distribute.get_replica_context()
+        mean = context.all_reduce(tf.distribute.ReduceOp.MEAN, gradients)
+        return apply(mean, trainable_variables)
+
+    optimizer.global_clipnorm /= replicas
+    optimizer.apply = apply_mean
+
+
 def make_deterministic(seed):
     """Seed every random stream and, on TensorFlow, choose kernels that repeat bit for bit."""
     keras.utils.set_random_seed(seed)

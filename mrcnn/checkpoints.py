@@ -64,6 +64,12 @@ def checkpoints_in(log_dir):
     return sorted(found, key=lambda path: int(CHECKPOINT.match(path.name)["epoch"]))
 
 
+def has_later_checkpoint(log_dir, epoch):
+    """Whether a run has a checkpoint beyond an epoch: to go on from there is another run."""
+    checkpoints = checkpoints_in(log_dir)
+    return bool(checkpoints) and parse_checkpoint_path(checkpoints[-1])[1] > epoch
+
+
 def find_last(model_dir, name):
     """The newest checkpoint of the newest run that has one.
 
@@ -136,7 +142,6 @@ class Checkpoint(keras.callbacks.Callback):
             "epoch": epoch + 1,
             "seed": self.seed,
             "layers": self.layers,
-            "learning_rate": _learning_rate(optimizer),
             "optimizer": [keras.ops.convert_to_numpy(v) for v in optimizer.variables],
         }
         attributes = dict(self.attributes)
@@ -153,8 +158,7 @@ class Checkpoint(keras.callbacks.Callback):
 def restore_optimizer(model, path, layers):
     """Give a compiled model's optimiser the state it had when a checkpoint was written.
 
-    Nothing happens where the file has no state, or that of another stage (its layers and learning
-    rate): a stage starts afresh.
+    Nothing happens where the file has no state, or that of other layers: they start afresh.
 
     Parameters
     ----------
@@ -170,8 +174,7 @@ def restore_optimizer(model, path, layers):
     """
     state = load_state(path)
     optimizer = model.optimizer
-    stage = (layers, _learning_rate(optimizer))
-    if state is None or (state["layers"], state["learning_rate"]) != stage:
+    if state is None or state["layers"] != layers:
         return False
     optimizer.build(model.trainable_variables)
     saved = state["optimizer"]
@@ -180,7 +183,3 @@ def restore_optimizer(model, path, layers):
     for variable, array in zip(optimizer.variables, saved):
         variable.assign(array)
     return True
-
-
-def _learning_rate(optimizer):
-    return float(keras.ops.convert_to_numpy(optimizer.learning_rate))

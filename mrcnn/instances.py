@@ -7,6 +7,7 @@ from pycocotools import mask as coco_mask
 from scipy import ndimage
 
 from mrcnn.errors import InputError
+from mrcnn.masks import extract_bboxes
 from mrcnn.opencv import cv2
 
 
@@ -129,9 +130,7 @@ class Instances:
         if masks.ndim != 3:
             raise InputError(f"dense masks must be [H, W, N], not {list(masks.shape)}")
         count = masks.shape[2]
-        y1, y2 = _extent(masks.any(axis=1))
-        x1, x2 = _extent(masks.any(axis=0))
-        boxes = np.stack([y1, x1, y2, x2], axis=1)
+        boxes = extract_bboxes(masks)
         crops = [masks[t:b, left:r, k].copy() for k, (t, left, b, r) in enumerate(boxes)]
         scores = np.ones(count) if scores is None else scores
         class_ids = np.ones(count) if class_ids is None else class_ids
@@ -452,16 +451,6 @@ def _check(shape, boxes, scores, class_ids, masks):
     for k, (mask, size) in enumerate(zip(masks, sizes)):
         if list(mask.shape) != size:
             raise InputError(f"mask {k} is {list(mask.shape)}, its box {size}")
-
-
-def _extent(occupied):
-    """First and one past the last True along axis 0 of [length, N]; (0, 0) where there is none."""
-    length = occupied.shape[0]
-    if length == 0:
-        return np.zeros((2, occupied.shape[1]), int)
-    first = occupied.argmax(axis=0)
-    last = length - occupied[::-1].argmax(axis=0)
-    return first, np.where(occupied.any(axis=0), last, 0)
 
 
 def _coco_counts(segmentation, height, width):

@@ -23,6 +23,7 @@ from mrcnn.boxes import denorm_boxes, norm_boxes
 from mrcnn.checkpoints import (
     Checkpoint,
     find_last,
+    has_later_checkpoint,
     new_log_dir,
     parse_checkpoint_path,
     restore_optimizer,
@@ -158,6 +159,7 @@ class MaskRCNN:
         self._anchors = {}
         self.seed = config.SEED
         self._resumed_from = None
+        self._trained_layers = None
         self._forward = None
         self._scope = backend.replica_scope(config.GPU_COUNT if mode == "training" else 1)
         self.set_log_dir()
@@ -222,7 +224,7 @@ class MaskRCNN:
         LOGGER.info("%s: %s", filepath, report)
         self._resumed_from = filepath if parse_checkpoint_path(filepath) else None
         if self._resumed_from:
-            self.seed = (load_state(filepath) or {}).get("seed", self.seed)
+            self.seed = (load_state(filepath, arrays=False) or {}).get("seed", self.seed)
         self.set_log_dir(filepath)
         return report
 
@@ -246,17 +248,16 @@ class MaskRCNN:
             ) from None
 
     def set_log_dir(self, model_path=None):
-        """Choose the run's folder: that of a checkpoint, to continue it, else a new one.
+        """Choose the run's folder: that of its last checkpoint, to continue it, else a new one.
 
         Parameters
         ----------
         model_path : str or Path, optional
         """
         run = parse_checkpoint_path(model_path) if model_path else None
-        if run:
-            log_dir, self.epoch = run
-        else:
-            log_dir, self.epoch = new_log_dir(self.model_dir, str(self.config.NAME)), 0
+        log_dir, self.epoch = run or (None, 0)
+        if run is None or has_later_checkpoint(*run):
+            log_dir = new_log_dir(self.model_dir, str(self.config.NAME))
         self.log_dir = str(log_dir)
         name = f"mask_rcnn_{str(self.config.NAME).lower()}_*epoch*.h5"
         self.checkpoint_path = str(log_dir / name).replace("*epoch*", "{epoch:04d}")
@@ -269,6 +270,29 @@ class MaskRCNN:
 
     # Training
 
+    def _prepare(self, layers, learning_rate):
+        """Make the optimiser ready; where the layers stay the same it goes on, only its rate not.
+
+        Compiling again would cost the time of tracing the step, and the optimiser's moments.
+        """
+        if layers != self._trained_layers:
+            self.set_trainable(layers, verbose=0)
+            self.compile(learning_rate, self.config.LEARNING_MOMENTUM)
+            self._trained_layers = layers
+        if self._resumed_from:
+            restore_optimizer(self.keras_model, self._resumed_from, layers)
+            self._resumed_from = None
+        self.keras_model.optimizer.learning_rate = learning_rate
+
+    def _make_log_dir(self):
+        """Make the run's folder; a name that a run of the same minute has taken is given up."""
+        while True:
+            try:
+                Path(self.log_dir).mkdir(parents=True, exist_ok=self.epoch > 0)
+                return
+            except FileExistsError:
+                self.set_log_dir()
+
     def compile(self, learning_rate, momentum):
         """Attach the optimiser: `config.OPTIMIZER`, gradients clipped to a global norm.
 
@@ -278,8 +302,10 @@ class MaskRCNN:
         momentum : float
             Of SGD.
         """
+        self._trained_layers = None
         with self._scope():
             optimizer = _make_optimizer(self.config, learning_rate, momentum)
+            backend.clip_across_replicas(optimizer)
             self.keras_model.compile(optimizer=optimizer)
             # TensorFlow traces a step twice if the first time makes variables.
             optimizer.build(self.keras_model.trainable_variables)
@@ -296,6 +322,7 @@ class MaskRCNN:
         indent, verbose : int
             How to print the names; `verbose` 0 prints nothing.
         """
+        self._trained_layers = None
         for layer in (keras_model or self.keras_model).layers:
             if isinstance(layer, keras.Model):
                 layer.trainable = True
@@ -315,6 +342,7 @@ class MaskRCNN:
         augmentation=None,
         custom_callbacks=None,
         no_augmentation_sources=None,
+        val_augmentation=None,
         verbose=1,
     ):
         """Train until `epochs` epochs have been seen in all, those before this call included.
@@ -337,6 +365,8 @@ class MaskRCNN:
         custom_callbacks : list of keras.callbacks.Callback, optional
         no_augmentation_sources : list of str, optional
             Sources of the data set whose images are not augmented.
+        val_augmentation : imgaug augmenter or callable, optional
+            The same for the images of `val_dataset`, where they need a crop of another kind.
         verbose : int
             As that of `keras.Model.fit`.
 
@@ -376,17 +406,19 @@ class MaskRCNN:
             **common,
         )
         names = [tensor.name for tensor in self.keras_model.inputs]
-        self.set_trainable(layers, verbose=0)
-        self.compile(learning_rate, config.LEARNING_MOMENTUM)
-        if self._resumed_from:
-            restore_optimizer(self.keras_model, self._resumed_from, layers)
-            self._resumed_from = None
-        Path(self.log_dir).mkdir(parents=True, exist_ok=True)
+        self._prepare(layers, learning_rate)
+        self._make_log_dir()
         errors = []
         streams = [stream(training, names, first_epoch=self.epoch, errors=errors)]
         validation = {}
         if val_dataset is not None and config.VALIDATION_STEPS:
-            batches = DataGenerator(val_dataset, config, steps=config.VALIDATION_STEPS, **common)
+            batches = DataGenerator(
+                val_dataset,
+                config,
+                augmentation=val_augmentation,
+                steps=config.VALIDATION_STEPS,
+                **common,
+            )
             streams.append(stream(batches, names, repeat=True, errors=errors))
             validation = {
                 "validation_data": streams[1],

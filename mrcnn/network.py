@@ -44,6 +44,9 @@ class Network(keras.Model):
             total = total + weight * value
         return scale_loss(total)
 
+    def _maybe_symbolic_build(self, *args, **kwargs):
+        """All is built. Keras would use up batches, and fail on the mean of bools over replicas."""
+
 
 class NormalizeBoxes(layers.Layer):
     """Pixel boxes [B, N, 4] to normalised ones, given the images [B, H, W, C] they lie in."""

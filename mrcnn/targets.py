@@ -96,13 +96,10 @@ def detection_targets(proposals, gt_class_ids, gt_boxes, gt_masks, config, draws
     negative = ops.logical_and(real, best < 0.5)
     negative = ops.logical_and(negative, ops.max(crowds, axis=-1) < 0.001)
 
+    matched = ops.cast(ops.argmax(objects, axis=-1), "int32")
+    empty = ops.logical_not(ops.any(gt_class_ids > 0, axis=-1))
     rois, matched, is_positive = _sample(
-        proposals,
-        ops.cast(ops.argmax(objects, axis=-1), "int32"),
-        positive,
-        negative,
-        draws,
-        config,
+        proposals, matched, positive, negative, empty, draws, config
     )
     boxes = ops.take_along_axis(gt_boxes, matched[..., None], axis=1)
     class_ids = ops.where(is_positive, ops.take_along_axis(gt_class_ids, matched, axis=1), 0)
@@ -118,7 +115,7 @@ def _padded_count(proposals, config):
     return max(proposals.shape[1], config.TRAIN_ROIS_PER_IMAGE)
 
 
-def _sample(proposals, matched, positive, negative, draws, config):
+def _sample(proposals, matched, positive, negative, empty, draws, config):
     """Pick positives and negatives by their draws, positives first: ROIs, matches, positive?"""
     total = config.TRAIN_ROIS_PER_IMAGE
     most_positive = positive_limit(config)
@@ -129,6 +126,8 @@ def _sample(proposals, matched, positive, negative, draws, config):
     ratio = np.float32(1.0 / config.ROI_POSITIVE_RATIO)
     wanted = [int(ratio * np.float32(n)) - n for n in range(most_positive + 1)]
     wanted = ops.take(ops.convert_to_tensor(wanted, dtype="int32"), positives)
+    # No object, no positive, and by the ratio no negative: but such an image is all background.
+    wanted = ops.where(empty, total - most_positive, wanted)
     rank = ops.arange(total - most_positive, dtype="int32")[None]
     picked_negative = ops.logical_and(picked_negative, rank < wanted[:, None])
 

@@ -5,8 +5,8 @@ names, arrays and text are read: nothing in a file is ever executed.
 """
 
 import contextlib
+import io
 import json
-import os
 import re
 from dataclasses import dataclass, field
 
@@ -85,7 +85,8 @@ def save_weights(model, path, attributes=None, state=None):
     OSError
         If the file cannot be written, with `errno` and `filename` set.
     """
-    with _writing(path), atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    content = io.BytesIO()  # because HDF5 ends the process when the disk is full
+    with h5py.File(content, "w") as file:
         groups = [layer for layer in model.layers if layer.weights]
         file.attrs["layer_names"] = _names(layer.name for layer in groups)
         file.attrs["backend"] = np.bytes_("tensorflow")
@@ -101,19 +102,8 @@ def save_weights(model, path, attributes=None, state=None):
                 group.create_dataset(name, data=keras.ops.convert_to_numpy(weight))
         if state is not None:
             _write_state(file.create_group(STATE_GROUP), state)
-
-
-@contextlib.contextmanager
-def _writing(path):
-    """Give h5py's errors, of which some are RuntimeError, the form that the system's have."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        number = re.search(r"errno = (\d+)", str(error))
-        if number is None:
-            raise
-        number = int(number[1])
-        raise OSError(number, os.strerror(number), str(path)) from None
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
 
 
 def _names(names):
@@ -180,7 +170,9 @@ def open_weights(path):
             yield file
     except FileNotFoundError:
         raise InputError(f"{path}: no such weights file") from None
-    except (KeyError, OSError) as error:
+    except InputError:
+        raise
+    except (KeyError, OSError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
             f"{path}: not a readable .h5 file ({reason}): it may be cut off; fetch or save it again"
@@ -225,16 +217,26 @@ def read_attribute(path, name):
     return None if value is None else json.loads(value)
 
 
-def load_state(path):
-    """The `state` that `save_weights` was given, or None where the file has none."""
+def load_state(path, arrays=True):
+    """The `state` that `save_weights` was given, or None where the file has none.
+
+    Parameters
+    ----------
+    path : str or Path
+    arrays : bool
+        Whether to read the arrays too, which may be many.
+
+    Returns
+    -------
+    dict or None
+    """
     with open_weights(path) as file:
         if STATE_GROUP not in file:
             return None
         group = file[STATE_GROUP]
         state = {name: json.loads(value) for name, value in group.attrs.items()}
-        for name in group:
-            arrays = group[name]
-            state[name] = [arrays[key][()] for key in sorted(arrays)]
+        for name in group if arrays else ():
+            state[name] = [group[name][key][()] for key in sorted(group[name])]
         return state
 
 

@@ -1,6 +1,7 @@
-"""Instance segmentation of cell nuclei in H&E images: Mask R-CNN, U-Net and Mask-NMS on `mrcnn`."""
+"""Instance segmentation of cell nuclei in H&E images, on `mrcnn`."""
 
-__version__ = "0.1.0"
+from mrcnn import __version__
+
 __all__ = ["Instances", "__version__"]
 
 

@@ -8,14 +8,17 @@ import sys
 import warnings
 from pathlib import Path
 
+from tqdm import tqdm
+
 from mrcnn import __version__
 from mrcnn.errors import InputError
+from mrcnn_nuclei import datasets
 from mrcnn_nuclei.config import PRESETS, make_config, parse_settings
 from mrcnn_nuclei.formats import WRITERS, parse_writers
 
 LOGGER = logging.getLogger("mrcnn_nuclei")
 
-FORMATS = ("monuseg", "dsb2018", "label_maps", "coco", "synthetic")
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -56,10 +59,9 @@ def build_parser():
     )
     command.add_argument(
         "--weights",
-        default="none",
         metavar="W",
-        help="start from: coco, imagenet, none (default), a file, or last: continue the newest "
-        "run of the same model, preset and fold",
+        help="start from: coco (default of paper), imagenet, none (default of compact), a file, or "
+        "last: continue the newest run of the same model, preset and fold",
     )
     command.add_argument(
         "--logs", default="logs", metavar="DIR", help="where runs are kept (default: logs)"
@@ -67,7 +69,7 @@ def build_parser():
     command.add_argument(
         "--epochs", type=int, metavar="N", help="stretch or shorten the schedule to N epochs"
     )
-    command.add_argument("--seed", type=int, default=0, metavar="N", help="of all random choices")
+    command.add_argument("--seed", type=_seed, default=0, metavar="N", help="of all random choices")
     _add_settings(command)
 
     command = commands.add_parser(
@@ -122,8 +124,14 @@ def build_parser():
     command.add_argument(
         "--output", default="demo", metavar="DIR", help="folder to write to (default: demo)"
     )
-    command.add_argument("--seed", type=int, default=0, metavar="N", help="of all random choices")
+    command.add_argument("--seed", type=_seed, default=0, metavar="N", help="of all random choices")
     return parser
+
+
+def _seed(text):
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number from 0 to {2**32 - 1}")
+    return int(text)
 
 
 def _add_dataset(command, subset_help, required=True):
@@ -134,7 +142,11 @@ def _add_dataset(command, subset_help, required=True):
 
 
 def _add_selection(command, subset_help):
-    command.add_argument("--format", choices=FORMATS, help="layout of the folder (default: guess)")
+    command.add_argument(
+        "--format",
+        choices=(*datasets.FORMATS, "synthetic"),
+        help="layout of the folder (default: guess)",
+    )
     command.add_argument("--subset", metavar="S", help=subset_help)
     command.add_argument(
         "--fold", type=int, metavar="K", help="hold out fold K (from 0) of the cross-validation"
@@ -172,9 +184,11 @@ def main(arguments=None):
     except InputError as error:
         return _fail(error)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            where = error.filename or "the disk"
-            return _fail(f"{where}: no space left; free some or write elsewhere, then start again")
+        if error.errno in DISK_FULL:
+            where = error.filename or "writing the results"
+            return _fail(
+                f"{where}: {error.strerror}; free some space or write elsewhere, then repeat"
+            )
         if error.filename is None:
             raise
         return _fail(f"{error.filename}: {error.strerror}; check the path and its permissions")
@@ -189,18 +203,44 @@ def _fail(message):
     return 2
 
 
+class _Messages(logging.Handler):
+    """Prints each message once, above the progress bar if there is one."""
+
+    def __init__(self):
+        super().__init__()
+        self.said = set()
+
+    def emit(self, record):
+        message = record.getMessage()
+        if message not in self.said:
+            self.said.add(message)
+            tqdm.write(message, file=sys.stderr)
+
+
 def _quieten():
     """Show our messages, and of the libraries' only what a user can act on."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("MPLBACKEND", "Agg")
     warnings.filterwarnings("ignore", category=UserWarning, module="keras")
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    for name in ("mrcnn", "mrcnn_nuclei"):
+    handler = _Messages()
+    for name, level in (("mrcnn", logging.WARNING), ("mrcnn_nuclei", logging.INFO)):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
-        logger.setLevel(logging.INFO)
+        logger.setLevel(level)
         logger.propagate = False
+
+
+def _import_keras():
+    """Import Keras and its backend, whose C++ start-up messages heed no setting, in silence."""
+    sys.stderr.flush()
+    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        import keras  # noqa: F401
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)
 
 
 def _run_name(options, preset):
@@ -209,9 +249,7 @@ def _run_name(options, preset):
 
 
 def _load_dataset(root, options, subset, **kwargs):
-    from mrcnn_nuclei.datasets import NucleusDataset
-
-    return NucleusDataset().load(
+    return datasets.NucleusDataset().load(
         root, format=options.format, subset=subset, fold=options.fold, **kwargs
     )
 
@@ -229,16 +267,20 @@ def _train(options):
         options.dataset, options, options.subset or "train", preprocess=clean_labels
     )
     val_dataset = _load_dataset(options.dataset, options, "val")
+    both = set(train_dataset.names) & set(val_dataset.names)
+    if both:
+        LOGGER.warning(
+            "%d images, such as %s, are in both subsets: validation will flatter the network",
+            len(both),
+            min(both),
+        )
+    if options.weights not in (None, "coco", "imagenet", "none", "last"):
+        _require_file(options.weights, "weights")
+    _read_all(train_dataset, val_dataset)
 
-    from mrcnn_nuclei.detector import recipe
+    _import_keras()
     from mrcnn_nuclei.training import train
 
-    LOGGER.info(
-        "%s: %d images to train on, %d to validate on",
-        config.NAME,
-        len(train_dataset.image_ids),
-        len(val_dataset.image_ids),
-    )
     best = train(
         config,
         train_dataset,
@@ -246,61 +288,62 @@ def _train(options):
         options.logs,
         weights=options.weights,
         epochs=options.epochs,
-        attributes=recipe("mrcnn", options.preset, settings),
     )
     print(f"wrote {best.parent}; best checkpoint by validation loss: {best}")
+
+
+def _read_all(*datasets):
+    """Read each image and its nuclei, so that a broken file shows before training, not in it."""
+    readings = [(dataset, image_id) for dataset in datasets for image_id in dataset.image_ids]
+    for dataset, image_id in tqdm(readings, desc="Reading", unit="image", delay=1):
+        dataset.load_image(image_id)
+        dataset.load_labels(image_id)
 
 
 def _detect(options):
     writers = parse_writers(options.write)
     if (options.dataset is None) == (options.image is None):
         raise InputError("detect: give either --dataset DIR or --image FILE ...")
+    settings = parse_settings(options.settings, options.preset or "compact")
+    for path in options.image or ():
+        _require_file(path, "image")
     if options.dataset is not None:
         dataset = _load_dataset(
             options.dataset, options, _selected_subset(options), annotated=False
         )
-        paths = [info["path"] for info in dataset.image_info]
-    else:
-        paths = options.image
-        _require_files(paths)
+    if options.weights != "last":
+        _require_file(options.weights, "weights")
+
+    _import_keras()
+    from mrcnn_nuclei.detection import dataset_sources, detect_images, image_sources
+    from mrcnn_nuclei.training import last_checkpoint
+
+    sources = image_sources(options.image) if options.image else dataset_sources(dataset)
     weights = options.weights
     if weights == "last":
-        weights = _last_checkpoint(options)
-    settings = parse_settings(options.settings, options.preset or "compact")
-
-    from mrcnn_nuclei.detection import detect_files
-
-    nuclei, skipped = detect_files(
-        paths, weights, options.output, writers, options.preset, settings
+        weights = last_checkpoint(options.logs, _run_name(options, options.preset or "compact"))
+    nuclei, skipped = detect_images(
+        sources, weights, options.output, writers, options.preset, settings
     )
-    print(
-        f"{nuclei} nuclei in {len(paths) - skipped} images; wrote {', '.join(writers)} to "
-        f"{options.output}"
-    )
+    if skipped == len(sources):
+        print(f"nothing to do: {', '.join(writers)} of all images are in {options.output}")
+    else:
+        print(
+            f"{nuclei} nuclei in {len(sources) - skipped} images; wrote {', '.join(writers)} to "
+            f"{options.output}"
+        )
 
 
-def _require_files(paths):
-    for path in paths:
-        if not Path(path).is_file():
-            raise InputError(f"{path}: no such image file")
-
-
-def _last_checkpoint(options):
-    from mrcnn.checkpoints import find_last
-
-    name = _run_name(options, options.preset or "compact")
-    try:
-        return find_last(options.logs, name)
-    except FileNotFoundError:
-        raise InputError(
-            f"--weights last: no checkpoint of {name} in {options.logs}; "
-            "train first, or name its --logs folder, --preset and --fold"
-        ) from None
+def _require_file(path, kind):
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such {kind} file; check the path")
 
 
 def _evaluate(options):
-    from mrcnn_nuclei.evaluation import evaluate_folder
+    from mrcnn_nuclei.evaluation import REPORTS, evaluate_folder
 
+    if options.json and Path(options.json).suffix.lower() not in REPORTS:
+        raise InputError(f"--json {options.json}: end its name in one of {', '.join(REPORTS)}")
     dataset = _load_dataset(options.truth, options, _selected_subset(options))
     evaluation = evaluate_folder(options.predictions, dataset)
     print(evaluation.to_text())
@@ -310,6 +353,7 @@ def _evaluate(options):
 
 
 def _demo(options):
+    _import_keras()
     from mrcnn_nuclei.demo import run_demo
 
     run_demo(Path(options.output), options.seed)

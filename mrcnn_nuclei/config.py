@@ -2,10 +2,11 @@
 
 import ast
 import difflib
+import json
 
 import numpy as np
 
-from mrcnn.config import Config
+from mrcnn.config import PYRAMID_MULTIPLE, Config, round_up
 from mrcnn.errors import InputError
 
 
@@ -28,9 +29,15 @@ class NucleusConfig(Config):
         Pixels that neighbouring tiles share: more than the diameter of a nucleus.
     AUGMENTATION : dict
         Parameters of `mrcnn_nuclei.augmentation.Augmentation`.
+    INITIAL_WEIGHTS : str
+        What training starts from unless told otherwise, see `mrcnn_nuclei.training.train`.
+    PRESET : str
+        The preset that `make_config` started from.
     """
 
     NAME = "nucleus"
+    PRESET = "paper"
+    INITIAL_WEIGHTS = "coco"
     NUM_CLASSES = 2
 
     BACKBONE = "resnet101"
@@ -44,6 +51,7 @@ class NucleusConfig(Config):
     IMAGE_RESIZE_MODE = "crop"
     IMAGE_MIN_DIM = 600
     IMAGE_MAX_DIM = 600
+    IMAGE_MIN_SCALE = 0.0
     IMAGE_NORMALIZATION = "zscore"
     AUGMENTATION = {"rotate": True, "flip": True, "blur": 1.0}
 
@@ -77,8 +85,10 @@ def _compact_shapes(image_shape):
 
 
 class CompactConfig(NucleusConfig):
-    """What trains from random weights and detects on two CPU cores: 4 million parameters."""
+    """What trains from random weights and detects on two CPU cores: 3.4 million parameters."""
 
+    PRESET = "compact"
+    INITIAL_WEIGHTS = "none"
     BACKBONE = staticmethod(_compact_resnet)
     COMPUTE_BACKBONE_SHAPE = staticmethod(_compact_shapes)
     TOP_DOWN_PYRAMID_SIZE = 96
@@ -93,7 +103,7 @@ class CompactConfig(NucleusConfig):
     VALIDATION_STEPS = 6
     OPTIMIZER = "adam"
     LEARNING_RATE = 0.001
-    SCHEDULE = [("all", 30, 1.0), ("all", 40, 0.1)]
+    SCHEDULE = [("all", 15, 1.0), ("all", 20, 0.1)]
     AUGMENTATION = {"rotate": True, "flip": True, "blur": 1.0, "stain": 0.1, "scale": (0.8, 1.25)}
 
     IMAGE_MIN_DIM = 256
@@ -103,7 +113,6 @@ class CompactConfig(NucleusConfig):
     RPN_TRAIN_ANCHORS_PER_IMAGE = 256
     PRE_NMS_LIMIT = 3000
     POST_NMS_ROIS_TRAINING = 512
-    POST_NMS_ROIS_INFERENCE = 1536
     TRAIN_ROIS_PER_IMAGE = 128
     MAX_GT_INSTANCES = 256
     MINI_MASK_SHAPE = (28, 28)
@@ -112,6 +121,15 @@ class CompactConfig(NucleusConfig):
     DETECTION_TILE = 576
     DETECTION_OVERLAP = 96
 
+
+DERIVED = {
+    "NAME": "--preset and --fold",
+    "PRESET": "--preset",
+    "BATCH_SIZE": "IMAGES_PER_GPU",
+    "IMAGE_SHAPE": "IMAGE_MIN_DIM and IMAGE_MAX_DIM",
+    "IMAGE_META_SIZE": "NUM_CLASSES",
+}
+"""Settings that cannot be set by themselves, and what they follow from."""
 
 PRESETS = {"paper": NucleusConfig, "compact": CompactConfig}
 
@@ -134,19 +152,54 @@ def make_config(preset, settings=None, name=None):
     Raises
     ------
     InputError
-        If the preset is unknown.
+        If the preset is unknown, or settings do not fit each other.
     """
     if preset not in PRESETS:
         raise InputError(f"--preset {preset}: unknown; choose {' or '.join(PRESETS)}")
-    attributes = dict(settings or {})
+    attributes = {**(settings or {}), "PRESET": preset}
     if name is not None:
         attributes["NAME"] = name
     base = PRESETS[preset]
-    return type(base.__name__, (base,), attributes)()
+    config = type(base.__name__, (base,), attributes)()
+    _check(config)
+    return config
 
 
-def inference_config(config):
-    """The same network for detection: one image at a time, of any size up to DETECTION_TILE.
+POSITIVE = (
+    "GPU_COUNT",
+    "IMAGES_PER_GPU",
+    "NUM_CLASSES",
+    "IMAGE_MIN_DIM",
+    "MAX_GT_INSTANCES",
+    "TRAIN_ROIS_PER_IMAGE",
+    "POST_NMS_ROIS_TRAINING",
+    "POST_NMS_ROIS_INFERENCE",
+    "DETECTION_MAX_INSTANCES",
+    "LEARNING_RATE",
+)
+"""Settings that must be more than 0."""
+
+
+def _check(config):
+    for name in POSITIVE:
+        if getattr(config, name) <= 0:
+            raise InputError(f"{name} = {getattr(config, name)}: must be more than 0")
+    scales, strides = config.RPN_ANCHOR_SCALES, config.BACKBONE_STRIDES
+    if len(scales) != len(strides):
+        raise InputError(
+            f"RPN_ANCHOR_SCALES = {scales}: give {len(strides)} scales, one a level of the pyramid"
+        )
+    if not 0 <= config.DETECTION_OVERLAP < config.DETECTION_TILE:
+        raise InputError(
+            f"DETECTION_OVERLAP = {config.DETECTION_OVERLAP}: must be less than DETECTION_TILE = "
+            f"{config.DETECTION_TILE}"
+        )
+    if not callable(config.BACKBONE) and config.BACKBONE not in ("resnet50", "resnet101"):
+        raise InputError(f"BACKBONE = {config.BACKBONE}: choose resnet50 or resnet101")
+
+
+def json_settings(config):
+    """The settings of a configuration that can be written down: not code, nor what follows.
 
     Parameters
     ----------
@@ -154,18 +207,45 @@ def inference_config(config):
 
     Returns
     -------
+    dict
+        JSON-able, fit for `make_config`.
+    """
+    settings = {
+        name: value.tolist() if isinstance(value, np.ndarray) else value
+        for name, value in config.to_dict().items()
+        if name.isupper() and name not in DERIVED and not callable(value)
+    }
+    return json.loads(json.dumps(settings))  # tuples as the lists that they will be read as
+
+
+def inference_config(config, settings=None):
+    """The same network for detection: one image at a time, of any size up to DETECTION_TILE.
+
+    Proposals are thinned out a little more than in training (by an IoU of 0.7, as in Matterport's
+    nucleus sample), and as many anchors an area are considered as there.
+
+    Parameters
+    ----------
+    config : NucleusConfig
+    settings : dict, optional
+        What shall be otherwise.
+
+    Returns
+    -------
     NucleusConfig
     """
+    tiles = (config.DETECTION_TILE / config.IMAGE_MIN_DIM) ** 2
     attributes = {
+        "RPN_NMS_THRESHOLD": 0.7,
+        "PRE_NMS_LIMIT": max(config.PRE_NMS_LIMIT, round(config.PRE_NMS_LIMIT * tiles)),
         "GPU_COUNT": 1,
         "IMAGES_PER_GPU": 1,
         "IMAGE_RESIZE_MODE": "pad64",
         "IMAGE_MIN_DIM": None,
-        "IMAGE_MAX_DIM": config.DETECTION_TILE,
+        "IMAGE_MAX_DIM": round_up(config.DETECTION_TILE, PYRAMID_MULTIPLE),
     }
-    instance_settings = {k: v for k, v in vars(config).items() if k.isupper()}
-    computed = ("BATCH_SIZE", "IMAGE_SHAPE", "IMAGE_META_SIZE")
-    attributes |= {k: v for k, v in instance_settings.items() if k not in computed}
+    attributes |= {k: v for k, v in vars(config).items() if k.isupper() and k not in DERIVED}
+    attributes |= settings or {}
     return type(type(config).__name__, (type(config),), attributes)()
 
 
@@ -194,6 +274,9 @@ def parse_settings(assignments, preset):
         name = name.strip()
         if not equals:
             raise InputError(f"--set {assignment}: write NAME=VALUE")
+        if name in DERIVED:
+            source = DERIVED[name]
+            raise InputError(f"--set {assignment}: {name} follows from {source}; change that")
         if name not in defaults:
             near = difflib.get_close_matches(name.upper(), defaults, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else "see mrcnn_nuclei.config for the names"
@@ -202,14 +285,33 @@ def parse_settings(assignments, preset):
             value = ast.literal_eval(text)
         except (SyntaxError, ValueError):
             value = text
-        _check_kind(assignment, defaults[name], value)
+        default = defaults[name]
+        kind = getattr(Config, name, None) if default is None else default
+        if value is not None or name not in OPTIONAL:
+            _check_kind(assignment, kind, value)
         settings[name] = value
     return settings
 
 
+OPTIONAL = ("STEPS_PER_EPOCH", "VALIDATION_STEPS", "TRAIN_BN")
+"""Settings for which None has a meaning."""
+
+KINDS = (
+    (bool, bool, "True or False"),
+    (int, int, "a whole number"),
+    (float, (int, float), "a number"),
+    (str, str, "text"),
+    ((list, tuple, np.ndarray), (list, tuple), "a list"),
+    (dict, dict, "a dictionary"),
+)
+"""What a default is, what may replace it, and how to say so."""
+
+
 def _check_kind(assignment, default, value):
-    numbers = (bool, int, float)
-    sequences = (list, tuple, np.ndarray)
-    for kinds, wanted in ((numbers, "a number"), (sequences, "a list"), ((dict,), "a dictionary")):
-        if isinstance(default, kinds) and not isinstance(value, kinds) and value is not None:
-            raise InputError(f"--set {assignment}: {value!r} is not {wanted}, as {default!r} is")
+    for kind, accepted, wanted in KINDS:
+        if isinstance(default, kind):
+            if not isinstance(value, accepted):
+                raise InputError(
+                    f"--set {assignment}: {value!r} is not {wanted}, as {default!r} is"
+                )
+            return

@@ -8,29 +8,29 @@ from mrcnn.errors import InputError
 from mrcnn.images import normalize_statistics
 from mrcnn.model import MaskRCNN
 from mrcnn.weights import read_attribute
-from mrcnn_nuclei.config import inference_config, make_config
+from mrcnn_nuclei.config import inference_config, json_settings, make_config
 from mrcnn_nuclei.tiling import detect_tiled
 
 RECIPE = "nuclei"
 """The attribute of a checkpoint that says how to build its network."""
 
 
-def recipe(model, preset, settings):
+def recipe(model, config):
     """What a checkpoint has to tell, so that `Detector` can be built from the file alone.
 
     Parameters
     ----------
     model : str
         "mrcnn".
-    preset : str
-    settings : dict
-        Changes to the preset.
+    config : NucleusConfig
+        Its preset is noted, from which comes what cannot be written down, such as a backbone's
+        code, and all settings that can.
 
     Returns
     -------
     dict
     """
-    return {RECIPE: {"model": model, "preset": preset, "settings": settings}}
+    return {RECIPE: {"model": model, "preset": config.PRESET, "settings": json_settings(config)}}
 
 
 class Detector:
@@ -50,6 +50,8 @@ class Detector:
     weights : str
     digest : str
         SHA-256 of the file.
+    capped : int
+        In how many tiles of the last image DETECTION_MAX_INSTANCES was reached.
 
     Raises
     ------
@@ -64,11 +66,13 @@ class Detector:
                 f"{weights}: does not say which network it belongs to; give --preset paper or "
                 "compact"
             )
-        config = make_config(preset or known["preset"], {**known["settings"], **(settings or {})})
-        self.config = inference_config(config)
+        settings = settings or {}
+        config = make_config(preset or known["preset"], {**known["settings"], **settings})
+        self.config = inference_config(config, settings)
         self.weights = str(weights)
         with open(weights, "rb") as file:
             self.digest = hashlib.file_digest(file, "sha256").hexdigest()
+        self.capped = 0
         self._model = MaskRCNN("inference", self.config, ".")
         self._model.load_weights(weights)
 
@@ -85,14 +89,20 @@ class Detector:
         Returns
         -------
         Instances
+            Each has a pixel at least.
         """
         statistics = normalize_statistics(image, self.config)
+        limit = self.config.DETECTION_MAX_INSTANCES
+        self.capped = 0
 
         def detect(crops):
-            return self._model.detect_instances(crops, [statistics] * len(crops))
+            found = self._model.detect_instances(crops, [statistics] * len(crops))
+            self.capped += sum(len(instances) >= limit for instances in found)
+            return found
 
-        config = self.config
-        tile = config.DETECTION_TILE
+        tile, overlap = self.config.DETECTION_TILE, self.config.DETECTION_OVERLAP
         if max(image.shape[:2]) <= tile:
-            return detect([np.ascontiguousarray(image)])[0]
-        return detect_tiled(detect, image, tile, config.DETECTION_OVERLAP, progress=progress)
+            found = detect([np.ascontiguousarray(image)])[0]
+        else:
+            found = detect_tiled(detect, image, tile, overlap, progress=progress)
+        return found[found.areas > 0]

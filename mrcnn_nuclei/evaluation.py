@@ -13,12 +13,11 @@ from tqdm import tqdm
 
 from mrcnn.errors import InputError
 from mrcnn.files import atomic_path
-from mrcnn_nuclei.image_files import LABEL_SUFFIXES, find_images, read_label_map
+from mrcnn_nuclei.image_files import LABEL_ENDINGS, LABEL_SUFFIXES, find_images, read_label_map
 from mrcnn_nuclei.metrics import METRICS, evaluate_overlaps, find_overlaps
 
-# What tools append to an image's name when they write its label map, tried in this order; the bare
-# name comes last, since a picture of the image often has it.
-LABEL_ENDINGS = ("_labels", "_label", "_instances", "_cp_masks", "_masks", "_mask", "")
+REPORTS = (".json", ".csv", ".md", ".txt")
+"""Suffixes of the files that an evaluation can be written to."""
 
 COLUMNS = ("image", "nuclei_true", "nuclei_pred", *METRICS)
 
@@ -104,7 +103,7 @@ class Evaluation:
         Parameters
         ----------
         path : str or Path
-            `.json`, `.csv`, `.md` or `.txt`. The file appears whole or not at all.
+            Its suffix is one of REPORTS. The file appears whole or not at all.
 
         Raises
         ------
@@ -112,15 +111,10 @@ class Evaluation:
             If the suffix is another one.
         """
         path = Path(path)
-        formats = {
-            ".json": self.to_json,
-            ".csv": self.to_csv,
-            ".md": self.to_markdown,
-            ".txt": self.to_text,
-        }
-        if path.suffix.lower() not in formats:
-            raise InputError(f"{path}: tables are written as {', '.join(formats)}; choose one")
-        text = formats[path.suffix.lower()]()
+        if path.suffix.lower() not in REPORTS:
+            raise InputError(f"{path}: tables are written as {', '.join(REPORTS)}; choose one")
+        writers = (self.to_json, self.to_csv, self.to_markdown, self.to_text)
+        text = dict(zip(REPORTS, writers))[path.suffix.lower()]()
         with atomic_path(path) as temporary:
             temporary.write_text(text, encoding="utf-8", newline="\n")
 
@@ -258,7 +252,9 @@ def _match_files(names, files):
         by_stem.setdefault(path.stem.removesuffix(".ome"), path)
     matched = {}
     for name in names:
-        stems = [name + ending for ending in LABEL_ENDINGS if name + ending in by_stem]
+        plain = name.removesuffix(".ome")
+        # The bare name comes last, since a picture of the image often has it.
+        stems = [plain + end for end in (*LABEL_ENDINGS, "") if plain + end in by_stem]
         if stems:
             matched[name] = by_stem[stems[0]]
     return matched

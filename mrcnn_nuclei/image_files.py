@@ -25,6 +25,9 @@ logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".webp", ".bmp")
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".npy")
 
+#: What may stand behind an image's name in that of its label map; the first that is there counts.
+LABEL_ENDINGS = ("_labels", "_label", "_instances", "_cp_masks", "_masks", "_mask")
+
 #: Pixels above which a file is taken for a decompression bomb: where Pillow refuses by itself.
 MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS
 

@@ -102,7 +102,8 @@ def _sizeable_parts(mask, iterations):
         # Cross and square in turn are close to a disc: slanted bridges wear as fast as level ones.
         shape = cv2.MORPH_RECT if step % 2 else cv2.MORPH_CROSS
         eroded = cv2.erode(eroded, cv2.getStructuringElement(shape, (3, 3)))
-        count, parts, statistics, _ = cv2.connectedComponentsWithStats(eroded, connectivity=4)
+        # Thin slanted shapes touch by their corners once eroded, and are still one.
+        count, parts, statistics, _ = cv2.connectedComponentsWithStats(eroded, connectivity=8)
         areas = statistics[1:, cv2.CC_STAT_AREA]
         order = np.argsort(-areas, kind="stable")
         order = order[areas[order] >= least]

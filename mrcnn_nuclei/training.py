@@ -1,24 +1,36 @@
 """Staged training: weights to start from, the schedule, progress, and how a run continues."""
 
 import logging
+import re
 from pathlib import Path
 
 import keras
 from tqdm import tqdm
 
-from mrcnn.checkpoints import CHECKPOINT, best_checkpoint, find_last, parse_checkpoint_path
+from mrcnn.checkpoints import (
+    CHECKPOINT,
+    best_checkpoint,
+    find_last,
+    has_later_checkpoint,
+    parse_checkpoint_path,
+)
 from mrcnn.errors import InputError
 from mrcnn.model import MaskRCNN
 from mrcnn.utils import COCO_MODEL_URL, download_trained_weights
+from mrcnn.weights import load_weights, read_attribute
 from mrcnn_nuclei.augmentation import Augmentation
+from mrcnn_nuclei.config import json_settings
+from mrcnn_nuclei.detector import RECIPE, recipe
 
 LOGGER = logging.getLogger("mrcnn_nuclei")
 
 CLASS_LAYERS = ["mrcnn_class_logits", "mrcnn_bbox_fc", "mrcnn_bbox", "mrcnn_mask"]
 """Layers whose shape depends on the number of classes."""
 
+BACKBONE_LAYER = re.compile(r"(conv1|bn_conv1|(res|bn)\d)")
 
-def train(config, train_dataset, val_dataset, logs, weights="none", epochs=None, attributes=None):
+
+def train(config, train_dataset, val_dataset, logs, weights=None, epochs=None):
     """Train Mask R-CNN by the stages of `config.SCHEDULE`.
 
     Parameters
@@ -27,13 +39,12 @@ def train(config, train_dataset, val_dataset, logs, weights="none", epochs=None,
     train_dataset, val_dataset : NucleusDataset
     logs : str or Path
         Where each run gets its folder.
-    weights : str or Path
+    weights : str or Path, optional
         "coco", "imagenet", "last" (continue the newest run of `config.NAME`), "none" (random), or
-        a file; a checkpoint of a run of `config.NAME` continues that run.
+        a file; a checkpoint of a run of `config.NAME` continues that run. Default:
+        `config.INITIAL_WEIGHTS`.
     epochs : int, optional
         Stretch or shorten the schedule to so many epochs in all.
-    attributes : dict, optional
-        Kept in each checkpoint, see `mrcnn.weights.save_weights`.
 
     Returns
     -------
@@ -47,15 +58,22 @@ def train(config, train_dataset, val_dataset, logs, weights="none", epochs=None,
     """
     keras.utils.set_random_seed(config.SEED)
     schedule = scale_schedule(config.SCHEDULE, epochs)
+    augmentation, plain = _augmentations(config)
+    attributes = recipe("mrcnn", config)
     config.STEPS_PER_EPOCH = config.STEPS_PER_EPOCH or _batches(train_dataset, config)
     config.VALIDATION_STEPS = config.VALIDATION_STEPS or _batches(val_dataset, config)
     model = MaskRCNN("training", config, logs)
-    model.attributes = attributes or {}
-    load_initial_weights(model, weights)
+    model.attributes = attributes
+    load_initial_weights(model, weights or config.INITIAL_WEIGHTS)
+    LOGGER.info(
+        "%s: %d images to train on, %d to validate on",
+        config.NAME,
+        len(train_dataset.image_ids),
+        len(val_dataset.image_ids),
+    )
     done, total = model.epoch, schedule[-1][1]
     if done >= total:
         LOGGER.warning("nothing to train: %d of %d epochs are done already", done, total)
-    augmentation = Augmentation(config.IMAGE_MIN_DIM, **config.AUGMENTATION)
     with ProgressBar(total, config.STEPS_PER_EPOCH, done) as progress:
         for layers, until_epoch, factor in schedule:
             if until_epoch > model.epoch:
@@ -66,6 +84,7 @@ def train(config, train_dataset, val_dataset, logs, weights="none", epochs=None,
                     epochs=until_epoch,
                     layers=layers,
                     augmentation=augmentation,
+                    val_augmentation=plain,
                     custom_callbacks=[progress],
                     verbose=0,
                 )
@@ -84,20 +103,43 @@ def scale_schedule(schedule, epochs=None):
     Returns
     -------
     list of (layers, until_epoch, factor)
-        Stages that would last no epoch are left out.
+        Each stage lasts an epoch at least; if there are fewer epochs than stages, those that are
+        too short are left out.
+
+    Raises
+    ------
+    InputError
+        If the schedule is no such list, or there is no epoch.
     """
+    if not schedule or not all(isinstance(s, list | tuple) and len(s) == 3 for s in schedule):
+        raise InputError(f"SCHEDULE = {schedule}: give [(layers, until_epoch, factor), ...]")
     if epochs is None:
         return list(schedule)
     if epochs < 1:
         raise InputError(f"--epochs {epochs}: give at least 1")
     total = schedule[-1][1]
     scaled, before = [], 0
-    for layers, until_epoch, factor in schedule:
+    for later, (layers, until_epoch, factor) in zip(reversed(range(len(schedule))), schedule):
         until_epoch = round(until_epoch * epochs / total)
+        if epochs >= len(schedule):
+            until_epoch = min(max(until_epoch, before + 1), epochs - later)
         if until_epoch > before:
             scaled.append((layers, until_epoch, factor))
             before = until_epoch
     return scaled
+
+
+def _augmentations(config):
+    """How images are cut for training and, at the same magnification, for validation."""
+    size, magnification = config.IMAGE_MIN_DIM, max(1.0, config.IMAGE_MIN_SCALE or 1.0)
+    try:
+        low, high = config.AUGMENTATION.get("scale", (1.0, 1.0))
+        scale = (magnification * low, magnification * high)
+        augmentation = Augmentation(size, **{**config.AUGMENTATION, "scale": scale})
+    except (TypeError, ValueError) as error:
+        raise InputError(f"AUGMENTATION = {config.AUGMENTATION}: {error}; correct it") from None
+    scale = (magnification, magnification)
+    return augmentation, Augmentation(size, rotate=False, flip=False, blur=0.0, scale=scale)
 
 
 def _batches(dataset, config):
@@ -116,28 +158,81 @@ def load_initial_weights(model, weights):
     if weights == "none":
         return
     if weights == "last":
-        try:
-            path = find_last(model.model_dir, model.config.NAME)
-        except FileNotFoundError:
-            raise InputError(
-                f"--weights last: no checkpoint of {model.config.NAME} in {model.model_dir}; "
-                "start a run with other weights first, or name its --logs folder"
-            ) from None
-        model.load_weights(path)
-        LOGGER.info("continuing %s after epoch %d", path, model.epoch)
+        weights = last_checkpoint(model.model_dir, model.config.NAME)
+    if _is_run_of(weights, model.config.NAME):
+        _continue_run(model, weights)
         return
-    if weights == "coco":
-        path = Path.home() / ".keras" / "models" / COCO_MODEL_URL.rpartition("/")[2]
-        if not path.exists():
-            download_trained_weights(path)
-        report = model.load_weights(path, by_name=True, exclude=CLASS_LAYERS)
-    elif weights == "imagenet":
+    if weights in ("coco", "imagenet") and callable(model.config.BACKBONE):
+        raise InputError(
+            f"--weights {weights}: fits ResNets only, so give --preset paper or --weights none"
+        )
+    if weights == "imagenet":
         report = model.load_weights(model.get_imagenet_weights(), by_name=True)
     else:
-        report = model.load_weights(weights, by_name=True)
-        if not _is_run_of(weights, model.config.NAME):
-            model.discard_training_state()
+        path = _coco_weights() if weights == "coco" else weights
+        report = load_weights(model.keras_model, path)
+        _require_architecture(report, path)
     LOGGER.info("%s: %s", weights, report)
+
+
+def last_checkpoint(logs, name):
+    """The newest checkpoint of the newest run of a name.
+
+    Parameters
+    ----------
+    logs : str or Path
+    name : str
+        `Config.NAME`.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    try:
+        return find_last(logs, name)
+    except FileNotFoundError:
+        raise InputError(
+            f"--weights last: no checkpoint of {name} in {logs}; train first, or name its --logs "
+            "folder, --preset and --fold"
+        ) from None
+
+
+def _continue_run(model, path):
+    known = (read_attribute(path, RECIPE) or {}).get("settings", {})
+    now = json_settings(model.config)
+    model.load_weights(path)
+    changed = [name for name in now if name in known and now[name] != known[name]]
+    ignored = ("SEED", "STEPS_PER_EPOCH", "VALIDATION_STEPS")  # kept, or filled in by the run
+    changed = [name for name in changed if name not in ignored]
+    if changed:
+        LOGGER.warning("%s: continued with another %s than before", path, ", ".join(changed))
+    log_dir, epoch = parse_checkpoint_path(path)
+    if has_later_checkpoint(log_dir, epoch):
+        LOGGER.warning("%s: not the last of its run, so a new run goes on from it", path)
+    LOGGER.info("continuing %s after epoch %d", path, model.epoch)
+
+
+def _coco_weights():
+    path = Path.home() / ".keras" / "models" / COCO_MODEL_URL.rpartition("/")[2]
+    if not path.exists():
+        download_trained_weights(path)
+    return path
+
+
+def _require_architecture(report, path):
+    """Refuse weights that leave part of the backbone as it was; classes may be others."""
+    other = [name for name in report.mismatched if name.split("/")[0] not in CLASS_LAYERS]
+    other += [name for name in report.missing if BACKBONE_LAYER.match(name)]
+    if other:
+        raise InputError(
+            f"{path}: weights of another architecture ({len(other)} do not fit, first {other[0]}): "
+            "give such of the same --preset and settings"
+        )
 
 
 def _is_run_of(path, name):

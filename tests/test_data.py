@@ -537,14 +537,19 @@ class TestDataGenerator:
             "image cell-0 has 1862 objects, more than MAX_GT_INSTANCES = 1024: a random selection "
             "of them is learnt, in other such images too"
         ]
-        assert (class_ids == 1).all() and len(np.unique(boxes[0], axis=0)) == 1024
-        assert masks.shape == (1, 56, 56, 1024) and masks.any(axis=(1, 2)).all()
+        objects, crowds = class_ids[0] == 1, class_ids[0] == -1
+        assert (objects.sum(), crowds.sum()) == (1008, 16)
+        assert len(np.unique(boxes[0], axis=0)) == 1024
+        assert masks.shape == (1, 56, 56, 1024)
+        np.testing.assert_array_equal(masks[0].any(axis=(0, 1)), objects)
 
         # No anchor on a nucleus that found no room is background, none is positive for it.
-        chosen = {tuple(box[:2]) for box in boxes[0]}
+        chosen = {tuple(box[:2]) for box in boxes[0, objects]}
         corners = itertools.islice(itertools.product(range(0, 505, 11), repeat=2), 1862)
         surplus = np.array([(y, x, y + 8, x + 8) for y, x in corners if (y, x) not in chosen])
-        assert len(surplus) == 1862 - 1024
+        assert len(surplus) == 1862 - 1008
+        # To the heads neither: each lies in a crowd box that is small enough to count.
+        assert (compute_overlaps(surplus, boxes[0, crowds]).max(axis=1) >= 0.001).all()
         anchors = generate_pyramid_anchors(
             config.RPN_ANCHOR_SCALES,
             config.RPN_ANCHOR_RATIOS,

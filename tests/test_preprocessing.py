@@ -88,7 +88,8 @@ def test_spur_does_not_split():
 
 @settings(deadline=None, max_examples=60)
 @given(
-    radii=st.tuples(st.floats(1, 30), st.floats(1, 30)),
+    # Below a radius of 2 pixels the raster of a slanted ellipse is not convex any more.
+    radii=st.tuples(st.floats(2, 30), st.floats(2, 30)),
     angle=st.floats(0, np.pi),
     centre=st.tuples(st.integers(0, 79), st.integers(0, 79)),
     iterations=st.integers(1, 5),

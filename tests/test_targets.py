@@ -125,8 +125,6 @@ def test_a_crowd_is_neither_object_nor_background():
 @pytest.mark.parametrize(
     ("rois", "class_ids", "boxes"),
     [
-        pytest.param([OBJECT, ELSEWHERE], [], [], id="no object"),
-        pytest.param([OBJECT, ELSEWHERE], [-1], [OBJECT], id="a crowd only"),
         pytest.param([[0] * 4] * 6, [1], [OBJECT], id="no proposal"),
         pytest.param([ELSEWHERE], [1], [OBJECT], id="no proposal that fits"),
         pytest.param([OBJECT], [1], [[0.3, 0.3, 0.3, 0.6]], id="an object without area"),
@@ -148,6 +146,15 @@ def test_mini_masks_are_cropped_relative_to_their_object():
     assert found[0, :27].all()
     np.testing.assert_array_equal(found[1], masks[:, :, 1])
     assert not found[2, 1:].any()
+
+
+def test_an_image_without_objects_is_all_background():
+    rois, *others = targets([OBJECT, ELSEWHERE], [], [])
+    assert_close(rois[:2], [OBJECT, ELSEWHERE])  # in the order of their draws
+    assert not rois[2:].any() and not any(values.any() for values in others)
+    rois, *others = targets([OBJECT, ELSEWHERE], [-1], [OBJECT])
+    assert_close(rois[:1], [ELSEWHERE])  # what lies on a crowd is neither
+    assert not rois[1:].any() and not any(values.any() for values in others)
 
 
 def test_masks_of_the_whole_image():

@@ -1,18 +1,18 @@
 """Pairs of an image and a label map: what Fiji, QuPath, Cellpose and StarDist users have.
 
 Either `images/NAME.*` with `labels/NAME.*` (or `masks/NAME.*`), or both in one folder as `NAME.*`
-with `NAME_label.*`; the suffix may also be `_labels`, `_mask` or `_masks`, and may follow the name
-in the first layout too. Subfolders `train` and `val` with one of these layouts are subsets.
+with `NAME_label.*`; for other endings see `mrcnn_nuclei.image_files.LABEL_ENDINGS`. They may follow
+the name in the first layout too. Subfolders `train` and `val` with one of these layouts are
+subsets.
 """
 
 from pathlib import Path
 
 from mrcnn.errors import InputError
 from mrcnn_nuclei.datasets import Sample, check_shape, missing_annotation, subset_folders
-from mrcnn_nuclei.image_files import LABEL_SUFFIXES, find_images, read_label_map
+from mrcnn_nuclei.image_files import LABEL_ENDINGS, LABEL_SUFFIXES, find_images, read_label_map
 
 LABEL_FOLDERS = ("labels", "masks")
-LABEL_ENDINGS = ("_label", "_labels", "_mask", "_masks")
 
 
 def recognises(root):

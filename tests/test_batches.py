@@ -1,0 +1,114 @@
+"""The stream of batches: its order, its epochs, its errors and its end."""
+
+import itertools
+import random
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from mrcnn.batches import close, stream
+
+
+class Generator:
+    """Batches that say which they are, ready after a random delay."""
+
+    def __init__(self, length=5, fails_at=None):
+        self.length = length
+        self.fails_at = fails_at
+        self.epoch = 0
+        self.made = []
+        self.threads = set()
+
+    def __len__(self):
+        return self.length
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __getitem__(self, index):
+        epoch = self.epoch
+        self.made.append(index)
+        self.threads.add(threading.current_thread())
+        time.sleep(random.uniform(0, 0.004))
+        if (epoch, index) == self.fails_at:
+            raise ValueError(f"image {index} of epoch {epoch}")
+        return [np.array([epoch]), np.array([index])], []
+
+
+def take(batches, count):
+    """(epoch, index) of the next batches."""
+    taken = [batch for (batch,) in itertools.islice(batches, count)]
+    assert all(list(batch) == ["epoch", "index"] for batch in taken)
+    return [(int(batch["epoch"][0]), int(batch["index"][0])) for batch in taken]
+
+
+NAMES = ["epoch", "index"]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 7, 16])
+def test_order_does_not_depend_on_the_number_of_workers(workers):
+    batches = stream(Generator(), NAMES, first_epoch=3, workers=workers)
+    expected = [(epoch, index) for epoch in (3, 4, 5) for index in range(5)]
+    assert take(batches, 15) == expected
+    close(batches)
+
+
+def test_repeat_gives_the_first_epoch_again():
+    batches = stream(Generator(3), NAMES, first_epoch=2, repeat=True, workers=4)
+    assert take(batches, 9) == [(2, 0), (2, 1), (2, 2)] * 3
+    close(batches)
+
+
+def test_no_more_batches_are_made_ahead_than_workers():
+    generator = Generator(50)
+    batches = stream(generator, NAMES, workers=2)
+    take(batches, 1)
+    time.sleep(0.1)
+    assert sorted(generator.made) == [0, 1, 2]
+    close(batches)
+
+
+def test_an_exception_reaches_the_consumer_in_its_turn():
+    errors = []
+    batches = stream(Generator(fails_at=(0, 3)), NAMES, workers=3, errors=errors)
+    assert take(batches, 3) == [(0, 0), (0, 1), (0, 2)]
+    with pytest.raises(ValueError, match="image 3 of epoch 0"):
+        next(batches)
+    assert [str(error) for error in errors] == ["image 3 of epoch 0"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_threads_end_with_the_stream(fails):
+    generator = Generator(fails_at=(0, 2) if fails else None)
+    batches = stream(generator, NAMES, workers=3)
+    take(batches, 2)
+    if fails:
+        with pytest.raises(ValueError):
+            next(batches)
+    else:
+        close(batches)
+    assert generator.threads and not any(thread.is_alive() for thread in generator.threads)
+    assert list(batches) == []
+
+
+def test_closing_a_stream_that_another_thread_waits_on_does_no_harm():
+    started, released = threading.Event(), threading.Event()
+
+    class Slow(Generator):
+        def __getitem__(self, index):
+            started.set()
+            released.wait(5)
+            return super().__getitem__(index)
+
+    batches = stream(Slow(), NAMES, workers=1)
+    taken = []
+    consumer = threading.Thread(target=lambda: taken.extend(take(batches, 1)))
+    consumer.start()
+    started.wait(5)
+    close(batches)
+    released.set()
+    consumer.join(5)
+    assert taken == [(0, 0)]
+    close(batches)

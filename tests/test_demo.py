@@ -1,0 +1,46 @@
+"""The demonstration, at a size that takes seconds, and as users run it."""
+
+import json
+
+import pytest
+from PIL import Image
+from tiny import tiny_preset
+
+from mrcnn_nuclei import demo
+from mrcnn_nuclei.cli import main
+
+TINY = {
+    "STEPS_PER_EPOCH": 1,
+    "VALIDATION_STEPS": 1,
+    "SCHEDULE": [("all", 1, 1.0)],
+    "IMAGES_PER_GPU": 1,
+    "IMAGE_MIN_DIM": 64,
+    "IMAGE_MAX_DIM": 64,
+    "TRAIN_ROIS_PER_IMAGE": 16,
+    "POST_NMS_ROIS_TRAINING": 50,
+    "POST_NMS_ROIS_INFERENCE": 50,
+    "DETECTION_MAX_INSTANCES": 40,
+}
+
+
+def test_everything_is_written(monkeypatch, tmp_path, capsys):
+    for name, value in (("TRAINING_TILES", 2), ("TRAINING_SIZE", 96)):
+        monkeypatch.setattr(demo, name, value)
+    for name, value in (("HELD_OUT_TILES", 2), ("HELD_OUT_SIZE", 96)):
+        monkeypatch.setattr(demo, name, value)
+    with tiny_preset():
+        evaluation = demo.run_demo(tmp_path, settings=TINY)
+    assert [row["image"] for row in evaluation.rows] == ["synthetic_000", "synthetic_001"]
+    assert json.loads((tmp_path / "table.json").read_text())["mean"] == evaluation.mean
+    assert "| synthetic_001 |" in (tmp_path / "table.md").read_text()
+    with Image.open(tmp_path / "demo.png") as picture:
+        assert picture.width == 2 * 2 * 96  # tile and comparison side by side, at twice the size
+    for kind in ("overlay", "labels", "geojson", "measurements"):
+        assert len(list((tmp_path / "results" / kind).iterdir())) == 2
+    assert f"wrote {tmp_path}" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_demonstration_finds_its_nuclei(tmp_path):
+    assert main(["demo", "--output", str(tmp_path / "demo")]) == 0
+    assert json.loads((tmp_path / "demo" / "table.json").read_text())["mean"]["AJI"] >= 0.4
