@@ -38,6 +38,11 @@ def new_log_dir(model_dir, name, now=None):
     return folder
 
 
+def checkpoint_name(name):
+    """The file name of a run's checkpoints, with a place for `epoch`: see `CHECKPOINT`."""
+    return f"mask_rcnn_{name.lower()}_{{epoch:04d}}.h5"
+
+
 def parse_checkpoint_path(path):
     """The run folder and the epoch of a checkpoint inside one, or None for any other file.
 
@@ -133,7 +138,7 @@ class Checkpoint(keras.callbacks.Callback):
     def __init__(self, log_dir, name, attributes, layers, seed):
         super().__init__()
         self.log_dir, self.layers, self.seed = Path(log_dir), layers, seed
-        self.file_name = f"mask_rcnn_{name.lower()}_{{epoch:04d}}.h5"
+        self.file_name = checkpoint_name(name)
         self.attributes = attributes
 
     def on_epoch_end(self, epoch, logs=None):

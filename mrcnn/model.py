@@ -22,6 +22,7 @@ from mrcnn.box_ops import (
 from mrcnn.boxes import denorm_boxes, norm_boxes
 from mrcnn.checkpoints import (
     Checkpoint,
+    checkpoint_name,
     find_last,
     has_later_checkpoint,
     new_log_dir,
@@ -259,14 +260,7 @@ class MaskRCNN:
         if run is None or has_later_checkpoint(*run):
             log_dir = new_log_dir(self.model_dir, str(self.config.NAME))
         self.log_dir = str(log_dir)
-        name = f"mask_rcnn_{str(self.config.NAME).lower()}_*epoch*.h5"
-        self.checkpoint_path = str(log_dir / name).replace("*epoch*", "{epoch:04d}")
-
-    def discard_training_state(self):
-        """Start training afresh from the weights that were loaded: no optimiser state, epoch 0."""
-        self._resumed_from = None
-        self.seed = self.config.SEED
-        self.set_log_dir()
+        self.checkpoint_path = str(log_dir / checkpoint_name(str(self.config.NAME)))
 
     # Training
 

@@ -292,9 +292,9 @@ def _train(options):
     print(f"wrote {best.parent}; best checkpoint by validation loss: {best}")
 
 
-def _read_all(*datasets):
+def _read_all(*loaded):
     """Read each image and its nuclei, so that a broken file shows before training, not in it."""
-    readings = [(dataset, image_id) for dataset in datasets for image_id in dataset.image_ids]
+    readings = [(dataset, image_id) for dataset in loaded for image_id in dataset.image_ids]
     for dataset, image_id in tqdm(readings, desc="Reading", unit="image", delay=1):
         dataset.load_image(image_id)
         dataset.load_labels(image_id)

@@ -220,7 +220,7 @@ def test_a_checkpoint_sets_run_and_epoch(tmp_path):
     model.load_weights(path)
     assert (model.epoch, model.log_dir) == (7, str(run))
     assert model.checkpoint_path.format(epoch=8) == str(run / "mask_rcnn_tiny_0008.h5")
-    model.discard_training_state()
+    model.set_log_dir()
     assert model.epoch == 0 and model.log_dir != str(run)
     model.set_log_dir(str(path))
     assert (model.epoch, model.log_dir) == (7, str(run))
