@@ -13,7 +13,7 @@ def stream(generator, names, first_epoch=0, repeat=False, workers=WORKERS, error
 
     Parameters
     ----------
-    generator : DataGenerator
+    generator : mrcnn.data.Batches
     names : list of str
         Of the network's inputs, in the generator's order.
     first_epoch : int
@@ -45,11 +45,11 @@ def stream(generator, names, first_epoch=0, repeat=False, workers=WORKERS, error
 def _named(future, names, errors):
     try:
         inputs, _ = future.result()
+        return (dict(zip(names, inputs, strict=True)),)
     except Exception as error:
         if errors is not None:
             errors.append(error)
         raise
-    return (dict(zip(names, inputs)),)
 
 
 def close(batches):

@@ -3,16 +3,27 @@
 import datetime
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import keras
 import numpy as np
 
 from mrcnn.weights import load_state, open_weights, save_weights
 
-CHECKPOINT = re.compile(r"mask_rcnn_(?P<name>.+)_(?P<epoch>\d{4,})\.h5$")
+CHECKPOINT = re.compile(r"(?P<kind>mask_rcnn|unet)_(?P<name>.+)_(?P<epoch>\d{4,})\.h5$")
 TIMESTAMP = r"\d{8}T\d{4}(\d{2})?"
 KEPT = 2
-"""Number of latest checkpoints that stay, beside the one of lowest validation loss."""
+"""Number of latest checkpoints that stay, beside the best."""
+
+
+class Monitor(NamedTuple):
+    """The entry of Keras's logs by which checkpoints are compared, and whether more is better."""
+
+    name: str
+    higher: bool = False
+
+
+VAL_LOSS = Monitor("val_loss")
 
 
 def new_log_dir(model_dir, name, now=None):
@@ -38,18 +49,20 @@ def new_log_dir(model_dir, name, now=None):
     return folder
 
 
-def checkpoint_name(name):
+def checkpoint_name(name, kind="mask_rcnn"):
     """The file name of a run's checkpoints, with a place for `epoch`: see `CHECKPOINT`."""
-    return f"mask_rcnn_{name.lower()}_{{epoch:04d}}.h5"
+    return f"{kind}_{name.lower()}_{{epoch:04d}}.h5"
 
 
-def parse_checkpoint_path(path):
+def parse_checkpoint_path(path, kind="mask_rcnn"):
     """The run folder and the epoch of a checkpoint inside one, or None for any other file.
 
     Parameters
     ----------
     path : str or Path
         Such as `logs/shapes20171029T2315/mask_rcnn_shapes_0001.h5`.
+    kind : str
+        See `checkpoint_name`; those of another network are other files.
 
     Returns
     -------
@@ -57,25 +70,30 @@ def parse_checkpoint_path(path):
         The epoch counts from 1: the number of epochs that the weights have seen.
     """
     path = Path(path)
-    match = CHECKPOINT.match(path.name)
+    match = _match(path, kind)
     if match is None or re.search(TIMESTAMP + "$", path.parent.name) is None:
         return None
     return path.parent, int(match["epoch"])
 
 
-def checkpoints_in(log_dir):
+def _match(path, kind):
+    match = CHECKPOINT.match(path.name)
+    return match if match and match["kind"] == kind else None
+
+
+def checkpoints_in(log_dir, kind="mask_rcnn"):
     """The checkpoints of a run, oldest first."""
-    found = [path for path in Path(log_dir).glob("mask_rcnn_*.h5") if CHECKPOINT.match(path.name)]
-    return sorted(found, key=lambda path: int(CHECKPOINT.match(path.name)["epoch"]))
+    found = [path for path in Path(log_dir).glob(f"{kind}_*.h5") if _match(path, kind)]
+    return sorted(found, key=lambda path: int(_match(path, kind)["epoch"]))
 
 
-def has_later_checkpoint(log_dir, epoch):
+def has_later_checkpoint(log_dir, epoch, kind="mask_rcnn"):
     """Whether a run has a checkpoint beyond an epoch: to go on from there is another run."""
-    checkpoints = checkpoints_in(log_dir)
-    return bool(checkpoints) and parse_checkpoint_path(checkpoints[-1])[1] > epoch
+    checkpoints = checkpoints_in(log_dir, kind)
+    return bool(checkpoints) and int(_match(checkpoints[-1], kind)["epoch"]) > epoch
 
 
-def find_last(model_dir, name):
+def find_last(model_dir, name, kind="mask_rcnn"):
     """The newest checkpoint of the newest run that has one.
 
     Parameters
@@ -83,6 +101,8 @@ def find_last(model_dir, name):
     model_dir : str or Path
     name : str
         `Config.NAME`.
+    kind : str
+        See `checkpoint_name`.
 
     Returns
     -------
@@ -96,27 +116,28 @@ def find_last(model_dir, name):
     pattern = re.compile(re.escape(name.lower()) + TIMESTAMP)
     folders = [path for path in Path(model_dir).glob("*") if pattern.fullmatch(path.name)]
     for folder in sorted(folders, key=lambda path: path.name, reverse=True):
-        checkpoints = checkpoints_in(folder)
+        checkpoints = checkpoints_in(folder, kind)
         if checkpoints:
             return checkpoints[-1]
     raise FileNotFoundError(f"{model_dir}: no checkpoint of a run named {name!r} in it")
 
 
-def best_checkpoint(log_dir):
-    """The checkpoint of lowest validation loss among those kept, the last where none has one."""
-    checkpoints = checkpoints_in(log_dir)
+def best_checkpoint(log_dir, kind="mask_rcnn"):
+    """The checkpoint with the best value of its run's monitor, the last where none has one."""
+    checkpoints = checkpoints_in(log_dir, kind)
     if not checkpoints:
         raise FileNotFoundError(f"{log_dir}: no checkpoint in it")
-    losses = [_validation_loss(path) for path in checkpoints]
-    if min(losses) == np.inf:
+    scores = [_score(path) for path in checkpoints]
+    if max(scores) == -np.inf:
         return checkpoints[-1]
-    return checkpoints[int(np.argmin(losses))]
+    return checkpoints[int(np.argmax(scores))]
 
 
-def _validation_loss(path):
+def _score(path):
     with open_weights(path) as file:
-        loss = float(file.attrs.get("val_loss", np.inf))
-    return np.inf if np.isnan(loss) else loss  # of a training that diverged
+        loss = float(file.attrs.get("val_loss", np.inf))  # all that version 0.1 noted
+        score = float(file.attrs.get("score", -loss))
+    return -np.inf if np.isnan(score) else score  # of a training that diverged
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -133,13 +154,18 @@ class Checkpoint(keras.callbacks.Callback):
         The pattern of the layers in training; the optimiser's state is of use only with the same.
     seed : int
         Of the run.
+    kind : str
+        See `checkpoint_name`.
+    monitor : Monitor
     """
 
-    def __init__(self, log_dir, name, attributes, layers, seed):
+    def __init__(self, log_dir, name, attributes, layers, seed, kind="mask_rcnn", monitor=VAL_LOSS):
         super().__init__()
         self.log_dir, self.layers, self.seed = Path(log_dir), layers, seed
-        self.file_name = checkpoint_name(name)
+        self.kind = kind
+        self.file_name = checkpoint_name(name, kind)
         self.attributes = attributes
+        self.monitor = monitor
 
     def on_epoch_end(self, epoch, logs=None):
         optimizer = self.model.optimizer
@@ -150,12 +176,16 @@ class Checkpoint(keras.callbacks.Callback):
             "optimizer": [keras.ops.convert_to_numpy(v) for v in optimizer.variables],
         }
         attributes = dict(self.attributes)
-        if logs and "val_loss" in logs:
-            attributes["val_loss"] = float(logs["val_loss"])
+        if logs and self.monitor.name in logs:
+            value = float(logs[self.monitor.name])
+            attributes |= {
+                self.monitor.name: value,
+                "score": value if self.monitor.higher else -value,
+            }
         path = self.log_dir / self.file_name.format(epoch=epoch + 1)
         save_weights(self.model, path, attributes, state)
-        checkpoints = checkpoints_in(self.log_dir)
-        keep = {*checkpoints[-KEPT:], best_checkpoint(self.log_dir)}
+        checkpoints = checkpoints_in(self.log_dir, self.kind)
+        keep = {*checkpoints[-KEPT:], best_checkpoint(self.log_dir, self.kind)}
         for path in set(checkpoints) - keep:
             path.unlink()
 
@@ -179,10 +209,10 @@ def restore_optimizer(model, path, layers):
     """
     state = load_state(path)
     optimizer = model.optimizer
-    if state is None or state["layers"] != layers:
+    if state is None or state.get("layers") != layers:
         return False
     optimizer.build(model.trainable_variables)
-    saved = state["optimizer"]
+    saved = state.get("optimizer", [])
     if [tuple(v.shape) for v in optimizer.variables] != [tuple(array.shape) for array in saved]:
         return False
     for variable, array in zip(optimizer.variables, saved):

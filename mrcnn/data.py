@@ -2,6 +2,7 @@
 
 import logging
 import random
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -69,11 +70,70 @@ def load_image_gt(
         if augmentation is not None:
             raise InputError("load_image_gt: two augmentations were given; pass one of them")
         augment, augmentation = False, augment
+    example = load_example(dataset, config, image_id, augment, augmentation, rng)
+    if use_mini_mask is None:
+        use_mini_mask = config.USE_MINI_MASK
+    mini_shape = config.MINI_MASK_SHAPE if use_mini_mask else None
+    visible, boxes, masks = _extract(example.truth, mini_shape)
+    active_class_ids = np.zeros(dataset.num_classes, np.int32)
+    source = dataset.image_info[image_id]["source"]
+    active_class_ids[dataset.source_class_ids[source]] = 1
+    meta = compose_image_meta(
+        image_id,
+        example.original_shape,
+        example.image.shape,
+        example.window,
+        example.scale,
+        active_class_ids,
+    )
+    return example.image, meta, example.class_ids[visible], boxes, masks
+
+
+class Example(NamedTuple):
+    """An image as the network sees it, before normalisation, and its objects.
+
+    Attributes
+    ----------
+    image : ndarray [h, w, C] uint8
+    truth : ndarray
+        A label map int32 [h, w], where label k + 1 is the object of `class_ids[k]`, or dense masks
+        bool [h, w, N].
+    class_ids : ndarray [N] int32
+    window : tuple of int
+        (y1, x1, y2, x2) of what is not padding.
+    scale : float
+        By which the image was resized.
+    original_shape : tuple of int
+        (H, W, C).
+    """
+
+    image: np.ndarray
+    truth: np.ndarray
+    class_ids: np.ndarray
+    window: tuple
+    scale: float
+    original_shape: tuple
+
+
+def load_example(dataset, config, image_id, augment=False, augmentation=None, rng=None):
+    """Load an image and its objects, resized or cropped for the network, and augmented.
+
+    Parameters
+    ----------
+    dataset, config, image_id, augmentation, rng
+        See `load_image_gt`.
+    augment : bool
+        Mirror the image left to right with probability 1/2.
+
+    Returns
+    -------
+    Example
+    """
     image = dataset.load_image(image_id)
     original_shape = image.shape
-    truth, class_ids = _load_truth(dataset, image_id, image)
-    if augmentation is not None and truth.ndim == 3 and not is_imgaug(augmentation):
-        truth = _label_map(truth)
+    truth, class_ids = load_truth(dataset, image_id, image)
+    if augmentation is not None and not is_imgaug(augmentation):
+        truth = label_map_of(truth)
 
     if getattr(augmentation, "crops", False):
         image, truth, window = _augmented_crop(image, truth, augmentation, config, rng)
@@ -97,33 +157,13 @@ def load_image_gt(
             image[part], truth[part] = _augment(
                 image[part], truth[part], augment, augmentation, rng
             )
-
-    if use_mini_mask is None:
-        use_mini_mask = config.USE_MINI_MASK
-    visible, boxes, masks = _extract(truth, config.MINI_MASK_SHAPE if use_mini_mask else None)
-    active_class_ids = np.zeros(dataset.num_classes, np.int32)
-    source = dataset.image_info[image_id]["source"]
-    active_class_ids[dataset.source_class_ids[source]] = 1
-    meta = compose_image_meta(
-        image_id, original_shape, image.shape, window, scale, active_class_ids
-    )
-    return image, meta, class_ids[visible], boxes, masks
+    return Example(image, truth, class_ids, window, scale, original_shape)
 
 
-class DataGenerator:
-    """Batches of a dataset: `generator[i]` is `(inputs, outputs)`, lists of arrays.
+class Batches:
+    """Batches of a dataset in a random but repeatable order: `batches[i]` is `(inputs, outputs)`.
 
-    inputs: images [B, H, W, C] float32 (molded), image_meta [B, 12 + classes], rpn_match
-    [B, A, 1] int32, rpn_bbox [B, RPN_TRAIN_ANCHORS_PER_IMAGE, 4], gt_class_ids
-    [B, MAX_GT_INSTANCES] int32, gt_boxes [B, MAX_GT_INSTANCES, 4] int32 (pixels), gt_masks
-    [B, h, w, MAX_GT_INSTANCES] bool. With `random_rois`, rois [B, random_rois, 4] int32 follow;
-    with `detection_targets` too, those that were sampled from them,
-    [B, TRAIN_ROIS_PER_IMAGE, 4], and outputs holds their class_ids [B, TRAIN_ROIS_PER_IMAGE, 1],
-    deltas and masks, see `build_detection_targets`. Otherwise outputs is empty.
-
-    An image without objects is a row like any other, its class ids all 0. Of an image with more
-    than MAX_GT_INSTANCES objects a random selection is learnt. The others are crowds, to the RPN
-    one by one and to the heads gathered into a few boxes, so that nothing on them is background.
+    Subclasses make the examples.
 
     Parameters
     ----------
@@ -134,10 +174,6 @@ class DataGenerator:
         Draw a new order of the images for each epoch.
     augmentation : imgaug.augmenters.Augmenter or callable, optional
         See `load_image_gt`.
-    random_rois : int
-        Number of random ROIs an image, for debugging the heads without the RPN.
-    detection_targets : bool
-        Sample training targets from the random ROIs.
     augment : bool
         Mirror images left to right with probability 1/2.
     batch_size : int, optional
@@ -163,8 +199,6 @@ class DataGenerator:
         config,
         shuffle=True,
         augmentation=None,
-        random_rois=0,
-        detection_targets=False,
         *,
         augment=False,
         batch_size=None,
@@ -179,16 +213,12 @@ class DataGenerator:
         self.config = config
         self.shuffle = shuffle
         self.augmentation = augmentation
-        self.random_rois = random_rois
-        self.detection_targets = detection_targets
         self.augment = augment
         self.batch_size = batch_size or config.BATCH_SIZE
         self.seed = seed
         self.no_augmentation_sources = frozenset(no_augmentation_sources or ())
         self.steps = steps or -(-len(self.image_ids) // self.batch_size)
-        self._anchors = {}
         self._statistics = {}
-        self._cap_reported = False
         self.set_epoch(0)
 
     def __len__(self):
@@ -200,7 +230,7 @@ class DataGenerator:
         rng = None if self.seed is None else np.random.default_rng([self.seed, self.epoch, index])
         first = index * self.batch_size
         examples = [
-            self._example(image_id, rng)
+            self.make_example(image_id, rng)
             for image_id in self._order[first : first + self.batch_size]
         ]
         if len({inputs[0].shape for inputs, _ in examples}) > 1:
@@ -237,18 +267,74 @@ class DataGenerator:
         """Advance to the next epoch."""
         self.set_epoch(self._epoch + 1)
 
-    def _example(self, image_id, rng):
+    def make_example(self, image_id, rng):
+        """One row of each input and output, as lists of arrays."""
+        raise NotImplementedError
+
+    def augmentations(self, image_id):
+        """The keyword arguments of `load_example` that say how an image is augmented."""
+        source = self.dataset.image_info[image_id]["source"]
+        if source in self.no_augmentation_sources:
+            return {}
+        return {"augment": self.augment, "augmentation": self.augmentation}
+
+    def mold(self, image, window, image_id):
+        """The image as the network takes it; z-scores are those of the whole image."""
+        if self.config.IMAGE_NORMALIZATION != "zscore":
+            return mold_image(image, self.config).astype(np.float32)
+        if image_id not in self._statistics:
+            whole = self.dataset.load_image(image_id)
+            self._statistics[image_id] = normalize_statistics(whole, self.config)
+        statistics = self._statistics[image_id]
+        return mold_image(image, self.config, statistics, window).astype(np.float32)
+
+
+class DataGenerator(Batches):
+    """Batches of a dataset: `generator[i]` is `(inputs, outputs)`, lists of arrays.
+
+    inputs: images [B, H, W, C] float32 (molded), image_meta [B, 12 + classes], rpn_match
+    [B, A, 1] int32, rpn_bbox [B, RPN_TRAIN_ANCHORS_PER_IMAGE, 4], gt_class_ids
+    [B, MAX_GT_INSTANCES] int32, gt_boxes [B, MAX_GT_INSTANCES, 4] int32 (pixels), gt_masks
+    [B, h, w, MAX_GT_INSTANCES] bool. With `random_rois`, rois [B, random_rois, 4] int32 follow;
+    with `detection_targets` too, those that were sampled from them,
+    [B, TRAIN_ROIS_PER_IMAGE, 4], and outputs holds their class_ids [B, TRAIN_ROIS_PER_IMAGE, 1],
+    deltas and masks, see `build_detection_targets`. Otherwise outputs is empty.
+
+    An image without objects is a row like any other, its class ids all 0. Of an image with more
+    than MAX_GT_INSTANCES objects a random selection is learnt. The others are crowds, to the RPN
+    one by one and to the heads gathered into a few boxes, so that nothing on them is background.
+
+    Parameters
+    ----------
+    random_rois : int
+        Number of random ROIs an image, for debugging the heads without the RPN.
+    detection_targets : bool
+        Sample training targets from the random ROIs.
+    dataset, config, shuffle, augmentation, **kwargs
+        See `Batches`.
+    """
+
+    def __init__(
+        self,
+        dataset,
+        config,
+        shuffle=True,
+        augmentation=None,
+        random_rois=0,
+        detection_targets=False,
+        **kwargs,
+    ):
+        super().__init__(dataset, config, shuffle, augmentation, **kwargs)
+        self.random_rois = random_rois
+        self.detection_targets = detection_targets
+        self._anchors = {}
+        self._cap_reported = False
+
+    def make_example(self, image_id, rng):
         """One row of each input and output."""
         config = self.config
-        source = self.dataset.image_info[image_id]["source"]
-        augmented = source not in self.no_augmentation_sources
         image, meta, class_ids, boxes, masks = load_image_gt(
-            self.dataset,
-            config,
-            image_id,
-            augment=self.augment and augmented,
-            augmentation=self.augmentation if augmented else None,
-            rng=rng,
+            self.dataset, config, image_id, rng=rng, **self.augmentations(image_id)
         )
         chosen = self._choose_objects(len(class_ids), image_id, rng)
         rpn_class_ids = np.full_like(class_ids, -1)
@@ -264,7 +350,7 @@ class DataGenerator:
             masks = np.pad(masks, [(0, 0), (0, 0), (0, len(crowds))])
 
         inputs = [
-            self._mold(image, meta, image_id),
+            self.mold(image, parse_image_meta(meta[np.newaxis])["window"][0], image_id),
             meta.astype(np.float32),
             rpn_match[:, np.newaxis],
             rpn_bbox.astype(np.float32),
@@ -314,17 +400,6 @@ class DataGenerator:
             )
             self._anchors[shape] = AnchorRows(anchors)
         return self._anchors[shape]
-
-    def _mold(self, image, meta, image_id):
-        """The image as the network takes it; z-scores are those of the whole image."""
-        if self.config.IMAGE_NORMALIZATION != "zscore":
-            return mold_image(image, self.config).astype(np.float32)
-        if image_id not in self._statistics:
-            whole = self.dataset.load_image(image_id)
-            self._statistics[image_id] = normalize_statistics(whole, self.config)
-        window = parse_image_meta(meta[np.newaxis])["window"][0]
-        statistics = self._statistics[image_id]
-        return mold_image(image, self.config, statistics, window).astype(np.float32)
 
 
 def data_generator(
@@ -378,8 +453,26 @@ def _crowds(boxes, image_shape, limit):
     )
 
 
-def _load_truth(dataset, image_id, image):
-    """The image's label map [H, W], or its masks [H, W, N], and the class ids."""
+def load_truth(dataset, image_id, image):
+    """Load the objects of an image, through `load_labels` of a dataset that has it.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    image_id : int
+    image : ndarray [H, W, C]
+
+    Returns
+    -------
+    truth : ndarray
+        A label map int32 [H, W], or dense masks bool [H, W, N]; see `label_map_of`.
+    class_ids : ndarray [N]
+
+    Raises
+    ------
+    InputError
+        If the dataset returns arrays that do not fit together.
+    """
     name = dataset.image_info[image_id]["id"]
     if hasattr(dataset, "load_labels"):
         truth, class_ids = dataset.load_labels(image_id)
@@ -409,11 +502,24 @@ def _load_truth(dataset, image_id, image):
     return truth, class_ids
 
 
-def _label_map(masks):
-    """Masks [H, W, N] as a label map [H, W]; the first of overlapping objects wins."""
-    if not masks.shape[-1]:
-        return np.zeros(masks.shape[:2], np.int32)
-    return np.where(masks.any(axis=-1), masks.argmax(axis=-1) + 1, 0).astype(np.int32)
+def label_map_of(truth):
+    """The label map of an image's objects, whichever way a dataset gives them.
+
+    Parameters
+    ----------
+    truth : ndarray
+        A label map int32 [H, W], returned as it is, or dense masks bool [H, W, N].
+
+    Returns
+    -------
+    ndarray int32 [H, W]
+        Label k + 1 is mask k; the first of overlapping objects wins.
+    """
+    if truth.ndim == 2:
+        return truth
+    if not truth.shape[-1]:
+        return np.zeros(truth.shape[:2], np.int32)
+    return np.where(truth.any(axis=-1), truth.argmax(axis=-1) + 1, 0).astype(np.int32)
 
 
 def _augment(image, truth, augment, augmentation, rng):

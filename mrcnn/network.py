@@ -1,5 +1,7 @@
 """The Keras model: stages composed for training and for inference."""
 
+from pathlib import Path
+
 import keras
 from keras import layers, ops
 
@@ -10,11 +12,13 @@ from mrcnn.backend import scale_loss
 from mrcnn.box_ops import norm_boxes_graph
 from mrcnn.boxes import norm_boxes
 from mrcnn.detection import DetectionLayer
+from mrcnn.errors import InputError
 from mrcnn.heads import build_fpn_mask_graph, fpn_classifier_graph
 from mrcnn.image_meta import parse_image_meta_graph
 from mrcnn.pyramid import build_pyramid
 from mrcnn.rpn import ProposalLayer, build_rpn_model
 from mrcnn.targets import DetectionTargetLayer, positive_limit
+from mrcnn.weights import load_weights, save_weights
 
 
 class Network(keras.Model):
@@ -25,24 +29,71 @@ class Network(keras.Model):
     inputs, outputs : list of KerasTensor
     config : Config
         LOSS_WEIGHTS and WEIGHT_DECAY count.
+    loss_names : sequence of str
+        Of the last outputs.
     """
 
-    def __init__(self, inputs, outputs, config, **kwargs):
+    def __init__(self, inputs, outputs, config, loss_names=losses.LOSS_NAMES, **kwargs):
         super().__init__(inputs=inputs, outputs=outputs, **kwargs)
         self.weight_decay = config.WEIGHT_DECAY
-        self.loss_weights = [config.LOSS_WEIGHTS.get(name, 1.0) for name in losses.LOSS_NAMES]
-        self.loss_means = [keras.metrics.Mean(name=name) for name in losses.LOSS_NAMES]
+        self.loss_weights = [config.LOSS_WEIGHTS.get(name, 1.0) for name in loss_names]
+        self.loss_means = [keras.metrics.Mean(name=name) for name in loss_names]
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True, **kwargs
     ):
         total = losses.weight_decay(self.trainable_variables, self.weight_decay)
-        values = y_pred[-len(losses.LOSS_NAMES) :]
+        values = y_pred[-len(self.loss_means) :]
         for value, weight, mean in zip(values, self.loss_weights, self.loss_means):
             value = value[0, 0]
             mean.update_state(value)
             total = total + weight * value
         return scale_loss(total)
+
+    def save_weights(self, filepath, overwrite=True):
+        """Save all weights, in Matterport's layout whatever the name of the file.
+
+        Parameters
+        ----------
+        filepath : str or Path
+        overwrite : bool
+            Whether a file of this name may go.
+        """
+        if not overwrite and Path(filepath).exists():
+            raise InputError(f"{filepath}: is there already; choose another name")
+        save_weights(self, filepath)
+
+    def load_weights(self, filepath, by_name=False, skip_mismatch=False):
+        """Load weights by layer and weight name, from what `save_weights` or Matterport wrote.
+
+        Parameters
+        ----------
+        filepath : str or Path
+        by_name : bool
+            Whether the file may lack weights of this network, which then stay as they are.
+        skip_mismatch : bool
+            Whether weights of another shape stay as they are.
+
+        Returns
+        -------
+        mrcnn.weights.LoadReport
+
+        Raises
+        ------
+        InputError
+            If the file is not readable, lacks a weight, or has one of another shape.
+        """
+        report = load_weights(self, filepath)
+        for unfit, allowed, reason, option in (
+            (report.mismatched, skip_mismatch, "has another shape in it", "skip_mismatch"),
+            (report.missing, by_name, "is not in it", "by_name"),
+        ):
+            if unfit and not allowed:
+                raise InputError(
+                    f"{filepath}: {unfit[0]} {reason} ({report}): give weights of the same "
+                    f"architecture, or {option}=True"
+                )
+        return report
 
     def _maybe_symbolic_build(self, *args, **kwargs):
         """All is built. Keras would use up batches, and fail on the mean of bools over replicas."""

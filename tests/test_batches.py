@@ -70,6 +70,13 @@ def test_no_more_batches_are_made_ahead_than_workers():
     close(batches)
 
 
+def test_a_batch_has_the_inputs_of_the_network():
+    batches = stream(Generator(), NAMES[:1])
+    with pytest.raises(ValueError, match="argument 2 is longer"):
+        next(batches)
+    close(batches)
+
+
 def test_an_exception_reaches_the_consumer_in_its_turn():
     errors = []
     batches = stream(Generator(fails_at=(0, 3)), NAMES, workers=3, errors=errors)

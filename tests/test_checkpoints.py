@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from keras import layers
 
 from mrcnn.checkpoints import (
+    VAL_LOSS,
     Checkpoint,
+    Monitor,
     best_checkpoint,
     checkpoints_in,
     find_last,
@@ -33,7 +35,7 @@ def small_model(learning_rate=0.5, momentum=0.9):
 
 def take_steps(model, count=1):
     for _ in range(count):
-        gradients = [np.ones(v.shape, "float32") for v in model.trainable_variables]
+        gradients = [keras.ops.ones(v.shape) for v in model.trainable_variables]
         model.optimizer.apply(gradients, model.trainable_variables)
 
 
@@ -41,14 +43,14 @@ def weights_of(model):
     return [keras.ops.convert_to_numpy(weight) for weight in model.weights]
 
 
-def write_epochs(log_dir, val_losses, layers="heads"):
-    """Checkpoints of an imagined run with these validation losses."""
+def write_epochs(log_dir, values, layers="heads", monitor=VAL_LOSS):
+    """Checkpoints of an imagined run with these validation losses, or values of a monitor."""
     model = small_model()
-    callback = Checkpoint(log_dir, "Shapes", {"kind": "mrcnn"}, layers, seed=4)
+    callback = Checkpoint(log_dir, "Shapes", {"kind": "mrcnn"}, layers, seed=4, monitor=monitor)
     callback.set_model(model)
-    for epoch, loss in enumerate(val_losses):
+    for epoch, value in enumerate(values):
         take_steps(model)
-        callback.on_epoch_end(epoch, {} if loss is None else {"val_loss": loss})
+        callback.on_epoch_end(epoch, {} if value is None else {monitor.name: value})
     return model
 
 
@@ -87,6 +89,9 @@ def test_folder_of_a_new_run(tmp_path):
         ("/logs/coco20171029T2315/weights_0001.h5", None),
         ("/logs/coco20171029T2315/mask_rcnn_coco_0001.h5.bak", None),
         ("/logs/coco20171029T2315/mask_rcnn_coco_001.h5", None),
+        ("/logs/coco20171029T2315/best_model_0005.h5", None),
+        ("/logs/coco20171029T2315/backup_mask_rcnn_coco_0001.h5", None),
+        ("/logs/coco20171029T2315/unet_coco_0001.h5", None),  # of another network
     ],
 )
 def test_checkpoint_paths(path, expected):
@@ -184,6 +189,13 @@ def test_best_is_the_lowest_validation_loss_else_the_last(tmp_path):
     assert best_checkpoint(tmp_path / "b").name == "mask_rcnn_shapes_0003.h5"
 
 
+def test_of_some_monitors_more_is_better(tmp_path):
+    write_epochs(tmp_path, [0.2, 0.6, 0.4, 0.3], monitor=Monitor("val_aji", higher=True))
+    assert names_in(tmp_path) == [f"mask_rcnn_shapes_000{epoch}.h5" for epoch in (2, 3, 4)]
+    assert best_checkpoint(tmp_path).name == "mask_rcnn_shapes_0002.h5"
+    assert read_attribute(best_checkpoint(tmp_path), "val_aji") == 0.6
+
+
 def test_a_checkpoint_holds_weights_recipe_and_state(tmp_path):
     model = write_epochs(tmp_path, [2.0, 1.0], layers="5+")
     path = tmp_path / "mask_rcnn_shapes_0002.h5"
@@ -224,3 +236,22 @@ def test_other_layers_or_variables_start_afresh(tmp_path, model, layers):
     write_epochs(tmp_path, [None, None])
     assert not restore_optimizer(model, tmp_path / "mask_rcnn_shapes_0002.h5", layers)
     assert int(model.optimizer.iterations) == 0
+
+
+def test_files_of_others_stay_in_the_run_folder(tmp_path):
+    theirs = ["best_model_0005.h5", "backup_mask_rcnn_shapes_0001.h5", "unet_shapes_0001.h5"]
+    for name in theirs:
+        (tmp_path / name).write_bytes(b"theirs")
+    write_epochs(tmp_path, [3.0, 2.0, 1.0, 4.0])
+    assert all((tmp_path / name).read_bytes() == b"theirs" for name in theirs)
+    assert names_in(tmp_path) == [f"mask_rcnn_shapes_{epoch:04d}.h5" for epoch in (3, 4)]
+
+
+def test_each_network_finds_its_own_runs(tmp_path):
+    run = tmp_path / "nucleus20261122T1000"
+    run.mkdir()
+    (run / "mask_rcnn_nucleus_0002.h5").touch()
+    (run / "unet_nucleus_0005.h5").touch()
+    assert find_last(tmp_path, "nucleus").name == "mask_rcnn_nucleus_0002.h5"
+    assert find_last(tmp_path, "nucleus", "unet").name == "unet_nucleus_0005.h5"
+    assert parse_checkpoint_path(run / "unet_nucleus_0005.h5", "unet") == (run, 5)

@@ -6,6 +6,7 @@ import random
 
 import numpy as np
 import pytest
+from helpers import golden_arrays
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -87,13 +88,13 @@ SMALL = dict(CROP, IMAGES_PER_GPU=2, MAX_GT_INSTANCES=60, RPN_ANCHOR_SCALES=(8, 
 
 
 @pytest.fixture(scope="module")
-def loaded(golden):
-    return np.load(golden / "load_image_gt.npz")
+def loaded():
+    return golden_arrays("load_image_gt")
 
 
 @pytest.fixture(scope="module")
-def matched(golden):
-    return np.load(golden / "model_numpy.npz")
+def matched():
+    return golden_arrays("model_numpy")
 
 
 @pytest.fixture(scope="module")
