@@ -1,10 +1,5 @@
 """Matterport's module of helpers: its names from the modules that hold them here, and the rest."""
 
-import http.client
-import urllib.request
-
-from tqdm import tqdm
-
 from mrcnn.anchors import (
     compute_backbone_shapes,
     generate_anchors,
@@ -23,8 +18,6 @@ from mrcnn.boxes import (
     trim_zeros,
 )
 from mrcnn.dataset import Dataset
-from mrcnn.errors import InputError
-from mrcnn.files import atomic_path
 from mrcnn.images import (
     mold_image,
     normalize_statistics,
@@ -44,6 +37,7 @@ from mrcnn.masks import (
     unmold_mask,
 )
 from mrcnn.matching import compute_ap, compute_ap_range, compute_matches
+from mrcnn.pretrained import COCO_MODEL_URL, download_coco
 
 __all__ = [
     "COCO_MODEL_URL",
@@ -82,11 +76,6 @@ __all__ = [
     "unmold_image",
     "unmold_mask",
 ]
-
-COCO_MODEL_URL = "https://github.com/matterport/Mask_RCNN/releases/download/v2.0/mask_rcnn_coco.h5"
-
-CHUNK = 1 << 20  # bytes
-TIMEOUT = 30  # seconds without any data
 
 
 def box_refinement_graph(box, gt_box):
@@ -139,33 +128,7 @@ def download_trained_weights(coco_model_path, verbose=1):
     ------
     InputError
         If the download fails; the message says what to fetch and where to put it.
+    OSError
+        If the file cannot be written.
     """
-    try:
-        with (
-            urllib.request.urlopen(COCO_MODEL_URL, timeout=TIMEOUT) as response,
-            atomic_path(coco_model_path) as part,
-            open(part, "wb") as file,
-            tqdm(
-                desc="COCO weights",
-                total=_content_length(response),
-                unit="B",
-                unit_scale=True,
-                unit_divisor=1024,
-                disable=not verbose,
-            ) as bar,
-        ):
-            while chunk := response.read(CHUNK):
-                file.write(chunk)
-                bar.update(len(chunk))
-            if bar.total is not None and file.tell() != bar.total:
-                raise ConnectionError(f"broke off after {file.tell()} of {bar.total} bytes")
-    except (OSError, http.client.HTTPException) as error:
-        raise InputError(
-            f"the COCO weights could not be downloaded ({error}): "
-            f"fetch {COCO_MODEL_URL} by other means and save it as {coco_model_path}"
-        ) from error
-
-
-def _content_length(response):
-    length = response.headers.get("Content-Length")
-    return None if length is None else int(length)
+    download_coco(coco_model_path, verbose)

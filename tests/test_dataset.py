@@ -1,4 +1,4 @@
-"""Data sets: numbering against Matterport's numbers, reading of files, download of weights."""
+"""Data sets: numbering against Matterport's numbers, reading of files."""
 
 import json
 import warnings
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import skimage.io
 import tifffile
+from helpers import golden_arrays
 from PIL import Image
 
 from mrcnn import utils
@@ -35,8 +36,8 @@ def dataset_of(path):
     return dataset
 
 
-def test_golden_numbering(golden, combined):
-    numbers = np.load(golden / "load_image_gt.npz")
+def test_golden_numbering(combined):
+    numbers = golden_arrays("load_image_gt")
     assert combined.class_names == numbers["dataset_class_names"].tolist()
     expected = json.loads(str(numbers["dataset_class_from_source_map"]))
     assert combined.class_from_source_map == expected
@@ -170,34 +171,6 @@ def test_broken_files_are_named_in_one_line(tmp_path, suffix):
             dataset_of(file).load_image(0)
         assert str(file) in str(error.value)
         assert "\n" not in str(error.value)
-
-
-def test_weights_are_downloaded_whole(tmp_path, monkeypatch):
-    source, target = tmp_path / "source.h5", tmp_path / "weights" / "coco.h5"
-    source.write_bytes(bytes(range(256)) * 9999)
-    monkeypatch.setattr(utils, "COCO_MODEL_URL", source.as_uri())
-    utils.download_trained_weights(target, verbose=0)
-    assert target.read_bytes() == source.read_bytes()
-
-
-def test_a_failed_download_says_what_to_fetch_and_where_to_put_it(tmp_path, monkeypatch):
-    target = tmp_path / "coco.h5"
-    monkeypatch.setattr(utils, "COCO_MODEL_URL", (tmp_path / "absent.h5").as_uri())
-    with pytest.raises(InputError) as error:
-        utils.download_trained_weights(target, verbose=0)
-    assert (tmp_path / "absent.h5").as_uri() in str(error.value)
-    assert str(target) in str(error.value)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_download_that_breaks_off_leaves_nothing(tmp_path, monkeypatch):
-    source, target = tmp_path / "source.h5", tmp_path / "coco.h5"
-    source.write_bytes(bytes(1000))
-    monkeypatch.setattr(utils, "COCO_MODEL_URL", source.as_uri())
-    monkeypatch.setattr(utils, "_content_length", lambda response: 2000)
-    with pytest.raises(InputError, match="1000 of 2000"):
-        utils.download_trained_weights(target, verbose=0)
-    assert list(tmp_path.iterdir()) == [source]
 
 
 def test_helpers_load_without_keras():
