@@ -1,14 +1,17 @@
 """Weights in Matterport's `.h5` layout, in and out, and the state of an interrupted training.
 
 A file holds a group a layer; its attribute `weight_names` lists the data sets in it, in order. Only
-names, arrays and text are read: nothing in a file is ever executed.
+names, arrays and text are read: nothing in a file is ever executed, no link is followed, and no
+array is read before its shape is known to fit.
 """
 
 import contextlib
 import io
 import json
+import math
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import h5py
 import keras
@@ -24,27 +27,50 @@ STATE_GROUP = "training_state"
 class LoadReport:
     """What `load_weights` did, as lists of weight names such as `conv1/kernel`.
 
+    As text it is one line that counts layers, and names those that were not loaded.
+
     Attributes
     ----------
     loaded : list of str
-    missing : list of str
-        In the model, but not in the file.
     mismatched : list of str
         In both, with different shapes; the model keeps its own.
+    excluded : list of str
+        In the file, but asked to be left alone.
+    missing : list of str
+        In the model, but not in the file.
     unused : list of str
-        In the file, but not in the model, or excluded.
+        In the file, but not in the model.
     """
 
     loaded: list = field(default_factory=list)
-    missing: list = field(default_factory=list)
     mismatched: list = field(default_factory=list)
+    excluded: list = field(default_factory=list)
+    missing: list = field(default_factory=list)
     unused: list = field(default_factory=list)
 
     def __str__(self):
-        return (
-            f"{len(self.loaded)} weights loaded, {len(self.missing)} not in the file, "
-            f"{len(self.mismatched)} of another shape, {len(self.unused)} in the file only"
-        )
+        partly = {*_layers_of(self.mismatched), *_layers_of(self.missing)}
+        whole = [layer for layer in _layers_of(self.loaded) if layer not in partly]
+        parts = [f"{len(whole)} {'layer' if len(whole) == 1 else 'layers'} loaded"]
+        for weights, what in (
+            (self.mismatched, "of another shape"),
+            (self.excluded, "excluded"),
+            (self.missing, "not in the file"),
+            (self.unused, "in the file only"),
+        ):
+            if layers := _layers_of(weights):
+                parts.append(f"{len(layers)} {what} ({_first_few(layers)})")
+        return ", ".join(parts)
+
+
+def _layers_of(weights):
+    return list(dict.fromkeys(weight.rpartition("/")[0] for weight in weights))
+
+
+def _first_few(names, count=4):
+    # A file may call a layer anything, line breaks included.
+    text = ", ".join(repr(name)[1:-1] for name in names[:count])
+    return text if len(names) <= count else f"{text} and {len(names) - count} more"
 
 
 def weighted_layers(model):
@@ -70,6 +96,12 @@ def weighted_layers(model):
 def save_weights(model, path, attributes=None, state=None):
     """Write a model's weights so that Matterport's package can load them too.
 
+    The layout is that of Keras 2: a group for each layer that has weights, in the model's order,
+    listed in the attribute `layer_names` of the root; in each the weights in the layer's order,
+    listed in its attribute `weight_names` as `conv1/kernel:0`; a nested model (`rpn_model`) is one
+    group. Keras 2 matches both lists by position, or the layers by name. It skips the empty groups
+    that it wrote for layers without weights, so that there are none here.
+
     Parameters
     ----------
     model : keras.Model
@@ -85,18 +117,34 @@ def save_weights(model, path, attributes=None, state=None):
     OSError
         If the file cannot be written, with `errno` and `filename` set.
     """
+    groups = {}
+    for layer in model.layers:
+        parts = weighted_layers(layer) if isinstance(layer, keras.Model) else [layer]
+        weights = {f"{part.name}/{w.name}:0": w for part in parts for w in part.weights}
+        if weights:
+            groups[layer.name] = weights
+    save_arrays(path, groups, attributes, state)
+
+
+def save_arrays(path, groups, attributes=None, state=None):
+    """Write weights that are in no model; see `save_weights`.
+
+    Parameters
+    ----------
+    path : str or Path
+    groups : dict
+        {layer: {weight: array or variable}}, with weight names such as `conv1/kernel:0`.
+    attributes, state : dict, optional
+    """
     content = io.BytesIO()  # because HDF5 ends the process when the disk is full
     with h5py.File(content, "w") as file:
-        groups = [layer for layer in model.layers if layer.weights]
-        file.attrs["layer_names"] = _names(layer.name for layer in groups)
+        file.attrs["layer_names"] = _names(groups)
         file.attrs["backend"] = np.bytes_("tensorflow")
         file.attrs["keras_version"] = np.bytes_(keras.__version__)
         for key, value in (attributes or {}).items():
             file.attrs[key] = json.dumps(value)
-        for layer in groups:
-            group = file.create_group(layer.name)
-            parts = weighted_layers(layer) if isinstance(layer, keras.Model) else [layer]
-            weights = {f"{part.name}/{w.name}:0": w for part in parts for w in part.weights}
+        for layer_name, weights in groups.items():
+            group = file.create_group(layer_name)
             group.attrs["weight_names"] = _names(weights)
             for name, weight in weights.items():
                 group.create_dataset(name, data=keras.ops.convert_to_numpy(weight))
@@ -119,7 +167,7 @@ def load_weights(model, path, exclude=()):
     path : str or Path
         Written by `save_weights`, by Matterport's package, or by Keras 1 or 2.
     exclude : collection of str
-        Layers to leave as they are.
+        Layers to leave as they are; a nested model stands for all of its layers.
 
     Returns
     -------
@@ -131,13 +179,16 @@ def load_weights(model, path, exclude=()):
         If the file is missing, unreadable or no `.h5` of weights, or nothing in it fits.
     """
     report = LoadReport()
-    layers = {layer.name: layer for layer in weighted_layers(model) if layer.name not in exclude}
+    layers = {layer.name: layer for layer in weighted_layers(model)}
+    nested = [x for x in model.layers if isinstance(x, keras.Model) and x.name in exclude]
+    excluded = {*exclude, *(layer.name for part in nested for layer in weighted_layers(part))}
     seen = set()
     with open_weights(path) as file:
         for layer_name, arrays in _layers_in(file, set(layers)):
             layer = layers.get(layer_name)
-            if layer is None:
-                report.unused += [f"{layer_name}/{name}" for name in arrays]
+            if layer is None or layer_name in excluded:
+                rest = report.unused if layer is None else report.excluded
+                rest += [f"{layer_name}/{name}" for name in arrays]
                 continue
             targets = {weight.name: weight for weight in layer.weights}
             if not set(arrays) <= set(targets) and len(arrays) == len(targets):
@@ -152,7 +203,8 @@ def load_weights(model, path, exclude=()):
                 else:
                     targets[name].assign(np.asarray(array, dtype="float32"))
                     report.loaded.append(full)
-    names = [f"{layer.name}/{w.name}" for layer in layers.values() for w in layer.weights]
+    wanted = [layer for layer in layers.values() if layer.name not in excluded]
+    names = [f"{layer.name}/{weight.name}" for layer in wanted for weight in layer.weights]
     report.missing = [name for name in names if name not in seen]
     if not report.loaded:
         raise InputError(
@@ -172,18 +224,19 @@ def open_weights(path):
         raise InputError(f"{path}: no such weights file") from None
     except InputError:
         raise
-    except (KeyError, OSError, RuntimeError, ValueError) as error:
+    except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
-            f"{path}: not a readable .h5 file ({reason}): it may be cut off; fetch or save it again"
+            f"{path}: not a readable .h5 file of weights ({reason}): fetch or save it again"
         ) from None
 
 
 def _layers_in(file, known):
     """Yield (layer name, {weight name: data set}); nested models are taken apart."""
-    root = file["model_weights"] if "model_weights" in file else file
+    whole_model = file.get("model_weights", getlink=True) is not None
+    root = _follow(file, "model_weights") if whole_model else file
     for group_name in _text(root, "layer_names"):
-        group = root[group_name]
+        group = _follow(root, group_name)
         parts = {}
         for path in _text(group, "weight_names"):
             *folders, name = path.split("/")
@@ -194,8 +247,34 @@ def _layers_in(file, known):
                 owner = plain
             nested = group_name not in known and owner in known
             name = name.rpartition(":")[0] or name
-            parts.setdefault(owner if nested else group_name, {})[name] = group[path]
+            parts.setdefault(owner if nested else group_name, {})[name] = _dataset(group, path)
         yield from parts.items()
+
+
+def _follow(group, path):
+    """What lies at a path in the file itself: a link could name any other file."""
+    item = group
+    for name in path.split("/"):
+        link = item.get(name, getlink=True) if isinstance(item, h5py.Group) else None
+        if link is None:
+            raise ValueError(f"it lists {path!r} but does not hold it")
+        if not isinstance(link, h5py.HardLink):
+            raise ValueError(f"{path!r} in it is a link")
+        item = item[name]
+    return item
+
+
+def _dataset(group, path):
+    """A data set of numbers in the file itself, of which nothing is read yet."""
+    data = _follow(group, path)
+    if not isinstance(data, h5py.Dataset) or data.dtype.kind not in "biuf":
+        raise ValueError(f"{path!r} in it is no array of numbers")
+    if data.is_virtual or data.external:
+        raise ValueError(f"{path!r} in it is kept in another file")
+    # Each chunk is unpacked in memory as a whole.
+    if data.chunks and math.prod(data.chunks) > data.size:
+        raise ValueError(f"{path!r} in it is stored in chunks larger than itself")
+    return data
 
 
 def _text(group, attribute):
@@ -207,14 +286,37 @@ def _text(group, attribute):
         while f"{attribute}{part}" in group.attrs:
             values += list(group.attrs[f"{attribute}{part}"])
             part += 1
-    return [value.decode() if isinstance(value, bytes) else str(value) for value in values]
+    return [x.decode() if isinstance(x, bytes) else str(x) for x in np.ravel(values)]
 
 
 def read_attribute(path, name):
     """A value that `save_weights` kept at the root of a file, or None."""
     with open_weights(path) as file:
-        value = file.attrs.get(name)
-    return None if value is None else json.loads(value)
+        return _json(file.attrs, name) if name in file.attrs else None
+
+
+def _json(attributes, name):
+    try:
+        return json.loads(attributes[name])
+    except (TypeError, ValueError):
+        raise ValueError(f"its attribute {name!r} is not JSON") from None
+
+
+def write_attribute(path, name, value):
+    """Change a value that `save_weights` kept at the root of a file.
+
+    Parameters
+    ----------
+    path : str or Path
+        Is replaced whole or not at all.
+    name : str
+    value : JSON-able
+    """
+    content = io.BytesIO(Path(path).read_bytes())
+    with h5py.File(content, "r+") as file:
+        file.attrs[name] = json.dumps(value)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
 
 
 def load_state(path, arrays=True):
@@ -231,13 +333,22 @@ def load_state(path, arrays=True):
     dict or None
     """
     with open_weights(path) as file:
-        if STATE_GROUP not in file:
+        if file.get(STATE_GROUP, getlink=True) is None:
             return None
-        group = file[STATE_GROUP]
-        state = {name: json.loads(value) for name, value in group.attrs.items()}
+        group = _follow(file, STATE_GROUP)
+        state = {name: _json(group.attrs, name) for name in group.attrs}
         for name in group if arrays else ():
-            state[name] = [group[name][key][()] for key in sorted(group[name])]
+            part = _follow(group, name)
+            state[name] = [_state_array(part, key) for key in sorted(part)]
         return state
+
+
+def _state_array(group, name):
+    data = _dataset(group, name)
+    # Their shapes are not known beforehand, but they are written as they are, not compressed.
+    if data.id.get_storage_size() < data.nbytes:
+        raise ValueError(f"{name!r} in it claims to be larger than it is")
+    return data[()]
 
 
 def _write_state(group, state):

@@ -10,6 +10,7 @@ os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+COLLECTED = pytest.StashKey()
 
 
 @pytest.fixture(scope="session")
@@ -27,10 +28,21 @@ def monuseg(shared):
     return shared / "data" / "monuseg"
 
 
-@pytest.fixture(scope="session")
-def golden():
-    """Numbers that a port of Matterport's code computed; see tests/golden/README.md."""
-    return ROOT / "tests" / "golden"
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(session, items):
+    """Ask what the tests compared when all have run; remember them before `-k` and `-m` choose."""
+    items.sort(key=lambda item: item.path.name == "test_golden.py")
+    session.stash[COLLECTED] = list(items)
+
+
+@pytest.fixture
+def golden_tests_left_out(request):
+    """Modules with golden tests that this run leaves out, in full or in part; slow ones may be."""
+    modules = {x.name for x in (ROOT / "tests").glob("test_*.py") if "golden_" in x.read_text()}
+    collected = request.session.stash[COLLECTED]
+    dropped = set(collected) - set(request.session.items)
+    dropped = {item.path.name for item in dropped if not item.get_closest_marker("slow")}
+    return sorted(modules - {item.path.name for item in collected} | modules & dropped)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,7 +1,9 @@
 """What several test modules share: a network that builds in no time, and golden numbers."""
 
 import importlib.util
+import json
 import math
+from collections import UserDict
 from pathlib import Path
 
 import keras
@@ -13,6 +15,8 @@ from mrcnn.config import Config
 from mrcnn.weights import weighted_layers
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
+TAKEN = set()
+"""The entries of golden files that tests have asked for, such as `layers.npz/car_out_1x1`."""
 
 
 def tiny_backbone(input_image, stage5=True, train_bn=None):
@@ -72,20 +76,75 @@ def tiny_config(**overrides):
     return make_config(TinyConfig, **overrides)
 
 
-def fill_by_rule(model):
-    """Give a network the weights that the golden numbers were computed with."""
+def _load_weight_rule():
     spec = importlib.util.spec_from_file_location("weight_rule", GOLDEN / "weight_rule.py")
     rule = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(rule)
+    return rule.make_weight
+
+
+weight_by_rule = _load_weight_rule()
+"""The array of (layer name, weight name, shape) that the golden numbers were computed with."""
+
+
+def fill_by_rule(model):
+    """Give a network the weights that the golden numbers were computed with."""
     for layer in weighted_layers(model):
         for weight in layer.weights:
-            weight.assign(rule.make_weight(layer.name, weight.name, weight.shape))
+            weight.assign(weight_by_rule(layer.name, weight.name, tuple(weight.shape)))
+
+
+class Golden(UserDict):
+    """Entries of a golden file, by name; each that is asked for is noted in TAKEN.
+
+    Who compares or iterates over all values asks for every one.
+    """
+
+    def __init__(self, place, entries):
+        self.place = place
+        super().__init__({name: _nested(f"{place}/{name}", x) for name, x in entries.items()})
+
+    def __getitem__(self, name):
+        value = super().__getitem__(name)
+        TAKEN.add(f"{self.place}/{name}")
+        return value
+
+
+def _nested(place, value):
+    if isinstance(value, dict):
+        return Golden(place, value)
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return [Golden(f"{place}/*", row) for row in value]
+    return value
 
 
 def golden_arrays(name):
-    """The arrays of a golden .npz file, as a dict."""
+    """The arrays of a golden .npz file."""
     with np.load(GOLDEN / f"{name}.npz") as file:
-        return dict(file)
+        return Golden(f"{name}.npz", dict(file))
+
+
+def golden_json(name):
+    """What a golden .json file tells."""
+    return Golden(f"{name}.json", json.loads((GOLDEN / f"{name}.json").read_text()))
+
+
+def golden_entries():
+    """The names of all entries, as TAKEN has them."""
+
+    def leaves(place, value):
+        if isinstance(value, Golden):
+            return [x for name, part in value.data.items() for x in leaves(f"{place}/{name}", part)]
+        if isinstance(value, list) and value and isinstance(value[0], Golden):
+            return [x for row in value for x in leaves(f"{place}/*", row)]
+        return [place]
+
+    found = []
+    for path in sorted(GOLDEN.glob("*.npz")):
+        found += leaves(path.name, golden_arrays(path.stem))
+    for path in sorted(GOLDEN.glob("*.json")):
+        found += leaves(path.name, golden_json(path.stem))
+    return list(dict.fromkeys(found))
 
 
 def unpack(arrays, name):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers import golden_arrays
 
 from mrcnn import utils
 from mrcnn.config import Config
@@ -14,8 +15,8 @@ class Small(Config):
 
 
 @pytest.fixture(scope="module")
-def numbers(golden):
-    return np.load(golden / "utils_anchors.npz")
+def numbers():
+    return golden_arrays("utils_anchors")
 
 
 def test_every_golden_number(numbers):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers import golden_arrays
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -12,8 +13,8 @@ NOTHING = np.zeros((0, 4))
 
 
 @pytest.fixture(scope="module")
-def numbers(golden):
-    return np.load(golden / "utils_boxes.npz")
+def numbers():
+    return golden_arrays("utils_boxes")
 
 
 def boxes(max_count=12, least=1):

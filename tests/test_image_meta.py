@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
+from helpers import golden_arrays
 
 from mrcnn.image_meta import compose_image_meta, parse_image_meta, parse_image_meta_graph
 
 
 @pytest.fixture(scope="module")
-def numbers(golden):
-    return np.load(golden / "model_numpy.npz")
+def numbers():
+    return golden_arrays("model_numpy")
 
 
 @pytest.fixture

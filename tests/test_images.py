@@ -5,6 +5,7 @@ import random
 
 import numpy as np
 import pytest
+from helpers import golden_arrays
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,8 +25,8 @@ class ZScore(Config):
 
 
 @pytest.fixture(scope="module")
-def numbers(golden):
-    return np.load(golden / "utils_resize.npz")
+def numbers():
+    return golden_arrays("utils_resize")
 
 
 def unpack(numbers, key):
@@ -64,8 +65,8 @@ def test_every_golden_number(numbers, tag, mode):
     np.testing.assert_array_equal(one, expected[..., 0] * 7)
 
 
-def test_molding_gives_the_golden_numbers(golden):
-    numbers = np.load(golden / "model_numpy.npz")
+def test_molding_gives_the_golden_numbers():
+    numbers = golden_arrays("model_numpy")
     molded = utils.mold_image(numbers["image"], Config())
     assert molded.dtype == numbers["mold"].dtype
     np.testing.assert_allclose(molded, numbers["mold"], rtol=1e-6)

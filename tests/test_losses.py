@@ -17,6 +17,8 @@ from mrcnn.losses import (
     weight_decay,
 )
 
+pytestmark = pytest.mark.backend
+
 GOLDEN = golden_arrays("layers")
 MATCH = GOLDEN["ls_rpn_match"]
 IDS = GOLDEN["lm_ids"]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import skimage.transform
+from helpers import golden_arrays
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -18,8 +19,8 @@ def unpack(packed, shape):
 
 
 @pytest.fixture(scope="module")
-def numbers(golden):
-    return np.load(golden / "utils_masks.npz")
+def numbers():
+    return golden_arrays("utils_masks")
 
 
 @pytest.fixture(scope="module")

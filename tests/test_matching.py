@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
+from helpers import golden_arrays
 
 from mrcnn import utils
 
 
 @pytest.fixture(scope="module")
-def numbers(golden):
-    return np.load(golden / "utils_matching.npz")
+def numbers():
+    return golden_arrays("utils_matching")
 
 
 def unpack(packed, shape):

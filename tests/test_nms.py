@@ -4,6 +4,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from backends import compiled
 from helpers import golden_arrays, to_numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,6 +13,8 @@ from keras import ops
 
 from mrcnn import nms
 from mrcnn.nms import BLOCK, non_max_suppression
+
+pytestmark = pytest.mark.backend
 
 
 @pytest.fixture
@@ -38,11 +41,14 @@ def greedy(boxes, scores, count, threshold, classes=None, eligible=None):
     return kept
 
 
+suppress = compiled(non_max_suppression, static_argnames="count")
+
+
 def run(boxes, scores, count, threshold, **options):
     """What the tensor version keeps of each image of a batch."""
     options = {key: ops.convert_to_tensor(value) for key, value in options.items()}
     boxes, scores = ops.convert_to_tensor(boxes), ops.convert_to_tensor(scores)
-    indices, valid = to_numpy(non_max_suppression(boxes, scores, count, threshold, **options))
+    indices, valid = to_numpy(suppress(boxes, scores, count, threshold, **options))
     assert indices.shape == valid.shape == (len(boxes), count)
     assert indices.dtype == np.int32
     assert (indices[~valid] == 0).all()

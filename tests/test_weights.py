@@ -1,20 +1,30 @@
 """Weights files: Matterport's layout out, every older layout in, and files that are no good."""
 
 import errno
+import functools
 import json
+import pickle
+import re
 import resource
 
 import h5py
 import keras
 import numpy as np
 import pytest
+from helpers import GOLDEN, golden_json, make_config, weight_by_rule
 from keras import layers
 
 from mrcnn.backbone import BatchNorm
-from mrcnn.config import Config
 from mrcnn.errors import InputError
 from mrcnn.network import build_network
-from mrcnn.weights import load_state, load_weights, read_attribute, save_weights, weighted_layers
+from mrcnn.weights import (
+    LoadReport,
+    load_state,
+    load_weights,
+    read_attribute,
+    save_weights,
+    weighted_layers,
+)
 
 BATCH_NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 
@@ -92,45 +102,167 @@ def model():
     return small_model()
 
 
+# Matterport's layout
+
+INVENTORIES = sorted(path.stem.split("_", 2)[2] for path in GOLDEN.glob("h5_inventory_*.json"))
+AUTOMATIC_NAME = re.compile(r"(activation|add|lambda|max_pooling2d|zero_padding2d)(_\d+)?")
+
+
+@pytest.fixture(scope="module", params=INVENTORIES)
+def layout(request):
+    """What is in a file that Matterport's code wrote, and the network that it is for."""
+    told = golden_json(f"h5_inventory_{request.param}")
+    config = make_config(BACKBONE=told["backbone"], NUM_CLASSES=told["num_classes"])
+    return told, build_network(told["mode"], config)
+
+
 @pytest.fixture(scope="module")
-def resnet50():
-    class TwoClasses(Config):
-        NAME = "two"
-        BACKBONE = "resnet50"
-        NUM_CLASSES = 2
-        IMAGE_MIN_DIM = IMAGE_MAX_DIM = 128
-
-    return build_network("inference", TwoClasses())
+def rule():
+    """The weight rule; layers that networks share are computed once."""
+    return functools.cache(weight_by_rule)
 
 
-def inventory(golden, name):
-    return json.loads((golden / f"h5_inventory_{name}.json").read_text())
+def parts_of(told):
+    """Yield the group, the data set's name in it, and the layer and weight that it is for."""
+    for group, details in told["groups_with_weights"].items():
+        for name in details["attrs"]["weight_names"]:
+            owner, _, weight = name.removesuffix(":0").rpartition("/")
+            # The training network was the second of its session, so that Keras appended _1.
+            yield group, name, owner.removesuffix("_1") or group, weight
+
+
+def text_attribute(names, kind):
+    """Names as old h5py wrote them, as bytes, or as new h5py does."""
+    return np.array(names, dtype="S" if kind is bytes else h5py.string_dtype())
+
+
+def write_inventory(path, told, array_of):
+    """Write the file that an inventory describes, with arrays from (layer, weight, shape)."""
+    with h5py.File(path, "w") as file:
+        for name, value in told["root_attrs"].items():
+            file.attrs[name] = text_attribute(value, bytes)
+        for group in told["empty_groups"]:
+            file.create_group(group).attrs["weight_names"] = np.array([])
+        for group, details in told["groups_with_weights"].items():
+            names = details["attrs"]["weight_names"]
+            file.create_group(group).attrs["weight_names"] = text_attribute(names, bytes)
+        for group, name, layer, weight in parts_of(told):
+            shape, dtype = told["datasets"][f"{group}/{name}"]
+            file[group].create_dataset(
+                name, data=array_of(layer, weight, tuple(shape)).astype(dtype)
+            )
+
+
+def tree(item):
+    """What is in a group, as the inventories put it."""
+    if isinstance(item, h5py.Dataset):
+        return {"type": "dataset", "shape": list(item.shape), "dtype": str(item.dtype)}
+
+    def text(value):
+        return value.decode() if isinstance(value, bytes) else [x.decode() for x in value]
+
+    attributes = {name: text(value) for name, value in item.attrs.items()}
+    children = {name: tree(child) for name, child in item.items()}
+    return {"type": "group", "attrs": attributes, "children": children}
+
+
+def test_a_file_of_matterports_loads_in_full(layout, rule, tmp_path):
+    told, network = layout
+    path = tmp_path / "w.h5"
+    anchors = np.zeros((2, 261888, 4), "float32")  # which the port, and nobody else, has as weights
+    write_inventory(path, told, lambda *of: anchors if of[0] == "anchors" else rule(*of))
+    assert len(told["datasets"]) == told["n_datasets"]
+    if told["tree"]:  # else the inventory is in parts only
+        with h5py.File(path) as file:
+            assert tree(file) == told["tree"]
+
+    report = load_weights(network, path)
+    assert report.unused == (["anchors/Variable"] if told["mode"] == "training" else [])
+    assert not (report.missing or report.mismatched or report.excluded)
+    for full, value in weights_of(network).items():
+        assert np.array_equal(value, rule(*full.split("/"), value.shape)), full
+
+    with h5py.File(path, "a") as file:
+        for group, name in ((file, "layer_names"), *((g, "weight_names") for g in file.values())):
+            group.attrs[name] = text_attribute([x.decode() for x in group.attrs[name] if x], str)
+    assert load_weights(network, path) == report
+    path.unlink()
+
+
+def test_a_file_saved_here_is_as_matterports(layout, tmp_path):
+    told, network = layout
+    path = tmp_path / "w.h5"
+    save_weights(network, path)
+    with h5py.File(path) as file:
+        found = tree(file)
+    path.unlink()
+
+    names, shapes, count = {}, {}, 0
+    for group, name, layer, weight in parts_of(told):
+        shape, dtype = told["datasets"][f"{group}/{name}"]
+        count += np.prod(shape)
+        if group != "anchors":
+            names.setdefault(group, []).append(f"{layer}/{weight}:0")
+            shapes[f"{group}/{layer}/{weight}:0"] = (shape, dtype)
+    attributes = found["attrs"]
+    # By position, too: in the order of Matterport's model, less the layers without weights.
+    assert attributes["layer_names"] == [x for x in told["root_attrs"]["layer_names"] if x in names]
+    assert attributes["backend"] == told["root_attrs"]["backend"]
+    assert attributes["keras_version"] == keras.__version__
+    groups = found["children"]
+    assert {name: group["attrs"]["weight_names"] for name, group in groups.items()} == names
+    assert {
+        f"{group}/{layer}/{weight}": (data["shape"], data["dtype"])
+        for group, inside in groups.items()
+        for layer, weights in inside["children"].items()
+        for weight, data in weights["children"].items()
+    } == shapes
+    anchors = 2 * 261888 * 4 if told["mode"] == "training" else 0
+    assert network.count_params() + anchors == count == told["n_params"]
+
+
+def test_layers_are_named_as_matterports(layout):
+    told, network = layout
+    assert told["keras_model_layers_in_order"] == told["root_attrs"]["layer_names"]
+    ours = {layer.name: type(layer).__name__ for layer in network.layers}
+    for name, kind in told["layer_classes"].items():
+        if AUTOMATIC_NAME.fullmatch(name):
+            continue
+        # What Matterport wraps, or writes as a function, is a class of its own here.
+        assert (
+            name in ours
+            if kind in ("TimeDistributed", "Lambda", "ConstLayer")
+            else (ours[name] == kind)
+        ), name
+
+
+def test_coco_weights_start_a_network_of_two_classes(rule, tmp_path):
+    told = golden_json("h5_inventory_resnet50_81")
+    write_inventory(tmp_path / "coco.h5", told, rule)
+    network = build_network("inference", make_config(BACKBONE="resnet50", NUM_CLASSES=2))
+    before = weights_of(network)
+    heads = ["mrcnn_class_logits", "mrcnn_bbox_fc", "mrcnn_bbox", "mrcnn_mask"]
+    report = load_weights(network, tmp_path / "coco.h5", exclude=heads)
+    (tmp_path / "coco.h5").unlink()
+    assert not (report.missing or report.mismatched or report.unused)
+    excluded = "mrcnn_class_logits, mrcnn_bbox_fc, mrcnn_mask"  # mrcnn_bbox only reshapes
+    assert str(report) == f"130 layers loaded, 3 excluded ({excluded})"
+    for full, value in weights_of(network).items():
+        layer, weight = full.split("/")
+        expected = before[full] if layer in heads else rule(layer, weight, value.shape)
+        assert np.array_equal(value, expected), full
 
 
 # What is written
 
 
-def test_file_has_the_groups_names_and_shapes_of_matterports(resnet50, golden, tmp_path):
-    expected = inventory(golden, "resnet50_2")
-    path = tmp_path / "w.h5"
-    save_weights(resnet50, path)
-    found = {}
-    with h5py.File(path) as file:
-        file.visititems(
-            lambda name, item: (
-                found.update({name: [list(item.shape), str(item.dtype)]})
-                if isinstance(item, h5py.Dataset)
-                else None
-            )
-        )
-        names = {group: [n.decode() for n in file[group].attrs["weight_names"]] for group in file}
-        layer_names = [name.decode() for name in file.attrs["layer_names"]]
-        assert file.attrs["backend"] == b"tensorflow"
-        assert file.attrs["keras_version"].decode() == keras.__version__
-    assert found == expected["datasets"]
-    groups = expected["groups_with_weights"]
-    assert names == {group: groups[group]["attrs"]["weight_names"] for group in groups}
-    assert sorted(layer_names) == sorted(groups)
+@pytest.mark.parametrize("by_name", [True, False])
+def test_keras_reads_what_is_written_here(model, tmp_path, by_name):
+    save_weights(model, tmp_path / "w.h5")
+    other = small_model()
+    other.load_weights(tmp_path / "w.h5", by_name=by_name)
+    for name, value in weights_of(model).items():
+        np.testing.assert_array_equal(weights_of(other)[name], value)
 
 
 def test_round_trip(model, tmp_path):
@@ -160,31 +292,6 @@ def test_training_state_round_trip(model, tmp_path):
 
 
 # What is read
-
-
-@pytest.mark.parametrize("name", ["resnet50_2", "resnet50_2_training"])
-def test_every_array_of_a_resnet50_file_finds_its_place(resnet50, golden, tmp_path, name):
-    stored = inventory(golden, name)
-    path = tmp_path / "w.h5"
-    with h5py.File(path, "w") as file:
-        file.attrs["layer_names"] = np.array(stored["root_attrs"]["layer_names"], "S")
-        for group in stored["empty_groups"]:
-            file.create_group(group).attrs["weight_names"] = np.array([], "S")
-        for group, details in stored["groups_with_weights"].items():
-            names = details["attrs"]["weight_names"]
-            file.create_group(group).attrs["weight_names"] = np.array(names, "S")
-        for number, (dataset, (shape, dtype)) in enumerate(stored["datasets"].items()):
-            file.create_dataset(dataset, shape, dtype, chunks=True, fillvalue=number)  # tiny
-    report = load_weights(resnet50, path)
-    assert not (report.missing or report.mismatched)
-    assert report.unused == (["anchors/Variable"] if name.endswith("training") else [])
-    numbers = {dataset: number for number, dataset in enumerate(stored["datasets"])}
-    suffix = "_1" if name.endswith("training") else ""
-    for full, value in weights_of(resnet50).items():
-        layer, weight = full.split("/")
-        inside = layer in ("rpn_conv_shared", "rpn_class_raw", "rpn_bbox_pred")
-        group = "rpn_model" if inside else layer
-        assert (value == numbers[f"{group}/{layer}{suffix}/{weight}:0"]).all(), full
 
 
 @pytest.mark.parametrize("suffix", ["", "_1", "_12"])
@@ -237,7 +344,17 @@ def test_exclude_leaves_layers_as_they_are(model, tmp_path):
     for name, value in weights_of(model).items():
         same = np.array_equal(value, before[name])
         assert same == (name.split("/")[0] in excluded), name
-    assert len(report.unused) == 4 and not report.missing
+    assert [name.split("/")[0] for name in report.excluded] == ["rpn_conv_shared"] * 2 + [
+        "mrcnn_class_logits"
+    ] * 2
+    assert not (report.missing or report.unused)
+
+
+def test_exclude_names_a_nested_model(model, tmp_path):
+    groups = matterport_file(model)
+    report = load_weights(model, write_groups(tmp_path / "w.h5", groups), ["rpn_model"])
+    assert report.excluded == ["rpn_conv_shared/kernel", "rpn_conv_shared/bias"]
+    assert not (report.missing or report.unused)
 
 
 def test_an_excluded_layer_is_not_taken_for_one_whose_name_it_extends(tmp_path):
@@ -259,7 +376,22 @@ def test_another_shape_is_reported_and_not_loaded(model, tmp_path):
     save_weights(small_model(classes=81), path)
     report = load_weights(model, path)
     assert report.mismatched == ["mrcnn_class_logits/kernel", "mrcnn_class_logits/bias"]
-    assert "2 of another shape" in str(report)
+    assert str(report) == "3 layers loaded, 1 of another shape (mrcnn_class_logits)"
+
+
+def test_the_report_names_layers_in_one_line():
+    report = LoadReport(
+        loaded=["conv1/kernel", "conv1/bias", "fc/bias"],
+        mismatched=["fc/kernel"],
+        missing=[f"res{i}/{name}" for i in range(7) for name in ("kernel", "bias")],
+        unused=["a\nb\x1b[31m/kernel"],
+    )
+    assert str(report) == (
+        "1 layer loaded, 1 of another shape (fc), "
+        "7 not in the file (res0, res1, res2, res3 and 3 more), "
+        r"1 in the file only (a\nb\x1b[31m)"
+    )
+    assert str(LoadReport(loaded=["a/kernel", "b/kernel"])) == "2 layers loaded"
 
 
 # What cannot be read
@@ -283,7 +415,7 @@ def test_files_that_are_no_good(model, tmp_path):
     save_weights(model, path)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    assert_refused(model, path, "cut off")
+    assert_refused(model, path, "truncated")
     path.write_bytes(b"")
     assert_refused(model, path, "not a readable .h5 file")
 
@@ -301,7 +433,169 @@ def test_a_file_whose_index_names_what_is_not_there(model, tmp_path):
     path = write_groups(tmp_path / "w.h5", matterport_file(model))
     with h5py.File(path, "a") as file:
         del file["conv1"]
-    assert_refused(model, path, "not a readable .h5 file", "conv1")
+    assert_refused(model, path, "not a readable .h5 file", "lists 'conv1' but does not hold it")
+
+
+# What somebody made in order to do harm
+
+
+class Payload:
+    """Unpickling it creates a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.fixture
+def sentinel(tmp_path):
+    """A file that only comes into being if something in a weights file is executed."""
+    path = tmp_path / "executed"
+    pickle.loads(pickle.dumps(Payload(path))).close()
+    assert path.exists()  # so the payload works
+    path.unlink()
+    yield path
+    assert not path.exists()
+
+
+def test_nothing_in_a_file_is_executed(model, tmp_path, sentinel):
+    groups = matterport_file(model)
+    path = write_groups(tmp_path / "w.h5", groups)
+    payload = pickle.dumps(Payload(sentinel))
+    touch = {"class_name": "Lambda", "config": {"function": ["4wEAAAA=", None, None]}}
+    with h5py.File(path, "a") as file:
+        file.attrs["model_config"] = json.dumps({"config": {"layers": [touch]}})
+        file.attrs["recipe"] = np.void(payload)
+        file["extra"] = np.void(payload)
+    load_weights(model, path)
+    assert_holds(model, groups)
+    with pytest.raises(InputError, match="its attribute 'recipe' is not JSON"):
+        read_attribute(path, "recipe")
+
+
+def test_objects_are_no_weights(model, tmp_path, sentinel):
+    path = write_groups(tmp_path / "w.h5", matterport_file(model))
+    payload = np.frombuffer(pickle.dumps(Payload(sentinel)), np.uint8)
+    with h5py.File(path, "a") as file:
+        del file["conv1/conv1/bias:0"]
+        data = file.create_dataset("conv1/conv1/bias:0", 4, h5py.vlen_dtype(np.uint8))
+        data[:] = [payload] * 4
+    assert_refused(model, path, "'conv1/bias:0' in it is no array of numbers")
+
+
+@pytest.mark.parametrize("kind", ["pickle", "npz", "keras"])
+def test_other_formats_are_not_opened(model, tmp_path, sentinel, kind):
+    path = tmp_path / "w.h5"
+    if kind == "pickle":
+        path.write_bytes(pickle.dumps(Payload(sentinel)))
+    elif kind == "npz":
+        with path.open("wb") as file:
+            np.savez(file, kernel=np.array([Payload(sentinel)], object))
+    else:
+        model.save(tmp_path / "w.keras")
+        (tmp_path / "w.keras").rename(path)
+    assert_refused(model, path, "not a readable .h5 file")
+
+
+def external_link(file, secret):
+    del file["conv1"]
+    file["conv1"] = h5py.ExternalLink(secret, "/conv1")
+
+
+def external_link_to_an_array(file, secret):
+    del file["conv1/conv1/bias:0"]
+    file["conv1/conv1/bias:0"] = h5py.ExternalLink(secret, "/conv1/conv1/bias:0")
+
+
+def external_link_to_a_whole_model(file, secret):
+    del file.attrs["layer_names"]
+    file["model_weights"] = h5py.ExternalLink(secret, "/")
+
+
+def soft_link(file, secret):
+    file.move("conv1/conv1/bias:0", "elsewhere")
+    file["conv1/conv1/bias:0"] = h5py.SoftLink("/elsewhere")
+
+
+def external_storage(file, secret):
+    del file["conv1/conv1/bias:0"]
+    place = [(secret, 0, 16)]
+    file.create_dataset("conv1/conv1/bias:0", (4,), "float32", external=place)
+
+
+def virtual_array(file, secret):
+    del file["conv1/conv1/bias:0"]
+    virtual = h5py.VirtualLayout((4,), "float32")
+    virtual[:] = h5py.VirtualSource(secret, "conv1/conv1/bias:0", (4,), "float32")
+    file.create_virtual_dataset("conv1/conv1/bias:0", virtual)
+
+
+@pytest.mark.parametrize(
+    "reach_out",
+    [
+        external_link,
+        external_link_to_an_array,
+        external_link_to_a_whole_model,
+        soft_link,
+        external_storage,
+        virtual_array,
+    ],
+)
+def test_no_other_file_is_read(model, tmp_path, reach_out):
+    secret = write_groups(tmp_path / "secret.h5", matterport_file(model))
+    path = write_groups(tmp_path / "w.h5", matterport_file(model))
+    with h5py.File(path, "a") as file:
+        reach_out(file, str(secret))
+    before = weights_of(model)["conv1/bias"]
+    assert_refused(model, path, "in it is")
+    np.testing.assert_array_equal(weights_of(model)["conv1/bias"], before)
+
+
+def test_a_state_is_not_read_from_another_file(model, tmp_path):
+    save_weights(model, tmp_path / "secret.h5", state={"optimizer": [np.ones(3)]})
+    path = write_groups(tmp_path / "w.h5", matterport_file(model))
+    with h5py.File(path, "a") as file:
+        file["training_state"] = h5py.ExternalLink(str(tmp_path / "secret.h5"), "training_state")
+    with pytest.raises(InputError, match="'training_state' in it is a link"):
+        load_state(path)
+
+
+def test_an_array_of_absurd_size_is_not_read(model, tmp_path):
+    path = write_groups(tmp_path / "w.h5", matterport_file(model))
+    absurd = {"shape": (10**6, 10**6), "dtype": "float32", "compression": "gzip"}
+    with h5py.File(path, "a") as file:
+        del file["conv1/conv1/kernel:0"]
+        file.create_dataset("conv1/conv1/kernel:0", **absurd)
+        state = file.create_group("training_state/optimizer")
+        state.create_dataset("000000", **absurd)
+    assert load_weights(model, path).mismatched == ["conv1/kernel"]
+    with pytest.raises(InputError, match="'000000' in it claims to be larger than it is"):
+        load_state(path)
+
+
+def test_a_chunk_of_absurd_size_is_not_unpacked(model, tmp_path):
+    path = write_groups(tmp_path / "w.h5", matterport_file(model))
+    with h5py.File(path, "a") as file:
+        del file["conv1/conv1/bias:0"]
+        options = {"maxshape": (None,), "chunks": (10**9,), "compression": "gzip"}
+        file.create_dataset("conv1/conv1/bias:0", (4,), "float32", **options)
+    assert_refused(model, path, "'conv1/bias:0' in it is stored in chunks larger than itself")
+
+
+def test_attributes_that_are_no_json(model, tmp_path):
+    path = tmp_path / "w.h5"
+    save_weights(model, path, {"recipe": {}}, {"epoch": 3})
+    for value in ("{'a': 1}", b"\x80\x04", 3, [1.0, 2.0], h5py.Empty("f"), "[" * 100_000):
+        with h5py.File(path, "a") as file:
+            file.attrs["recipe"] = file["training_state"].attrs["epoch"] = value
+        for read in (lambda: read_attribute(path, "recipe"), lambda: load_state(path)):
+            if value == 3:
+                continue
+            with pytest.raises(InputError) as caught:
+                read()
+            assert "\n" not in str(caught.value) and str(path) in str(caught.value)
 
 
 # What goes wrong while writing
