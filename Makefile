@@ -2,13 +2,14 @@
 # the interpreter that .venv is made with.
 
 VENV := .venv/.installed
+BACKENDS := .venv/.backends
 PYTEST := .venv/bin/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-all lint bench clean
+.PHONY: help demo test test-slow test-backends test-all lint bench clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
 
 demo: $(VENV) ## draw synthetic tissue, train on it, find its nuclei (6 minutes)
 	.venv/bin/nucleus demo
@@ -17,10 +18,15 @@ test: $(VENV) ## the fast tests, with coverage
 	$(PYTEST) --cov --cov-fail-under=85
 
 # pytest exits with 5 when there is no slow test, which is no failure.
-test-slow: $(VENV) ## the slow tests
+test-slow: $(BACKENDS) ## the slow tests
 	$(PYTEST) -m slow || [ $$? -eq 5 ]
 
-test-all: test test-slow ## both
+# Threads of PyTorch that wait would keep the others from working.
+test-backends: $(BACKENDS) ## what backends compute, on JAX and on PyTorch
+	KERAS_BACKEND=jax $(PYTEST) -m backend
+	KERAS_BACKEND=torch GOMP_SPINCOUNT=0 $(PYTEST) -m backend
+
+test-all: test test-slow test-backends ## all of them
 
 lint: $(VENV) ## style and formatting
 	.venv/bin/ruff check
@@ -35,3 +41,6 @@ clean: ## remove .venv and what tests and builds left; results and weights stay
 
 $(VENV): setup.py scripts/setup.sh
 	@scripts/setup.sh
+
+$(BACKENDS): $(VENV)
+	@scripts/setup.sh backends

@@ -10,6 +10,8 @@ ROOT = Path(__file__).resolve().parent
 TENSORFLOW = ">=2.20,<2.22"
 IMGAUG = "imgaug>=0.4,<0.5"
 JAX = "jax>=0.10,<0.11"
+TORCH = "torch>=2.13,<2.14"
+EXPORT = ["tf2onnx>=1.17,<2", "onnx>=1.23,<2", "onnxruntime>=1.20"]
 
 CORE = [
     f"tensorflow{TENSORFLOW}",
@@ -33,8 +35,9 @@ CORE = [
 EXTRAS = {
     "gpu": [f"tensorflow[and-cuda]{TENSORFLOW}"],
     "jax": [JAX],
-    "torch": ["torch>=2.6"],
+    "torch": [TORCH],
     "imgaug": [IMGAUG],
+    "export": EXPORT,
     "test": [
         "pytest>=8.3",
         "pytest-cov>=7",
@@ -42,7 +45,7 @@ EXTRAS = {
         "hypothesis>=6.100",
         "ruff>=0.17,<0.18",
         IMGAUG,
-        JAX,
+        *EXPORT,
     ],
 }
 

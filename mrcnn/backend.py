@@ -8,7 +8,7 @@ import numpy as np
 from mrcnn.errors import InputError
 
 
-def compiled_inference(model):
+def compiled_inference(model, jit_compile="auto"):
     """Compile a model's forward pass, once for each size of its inputs.
 
     `keras.Model.predict` lets TensorFlow relax sizes that it has seen change to unknown ones,
@@ -17,6 +17,8 @@ def compiled_inference(model):
     Parameters
     ----------
     model : keras.Model
+    jit_compile : bool or "auto"
+        Whether by XLA. "auto": JAX does, TensorFlow makes a graph. PyTorch runs as it is.
 
     Returns
     -------
@@ -27,14 +29,18 @@ def compiled_inference(model):
     if backend == "tensorflow":
         import tensorflow as tf
 
-        forward = tf.function(lambda inputs: model(inputs, training=False))
+        forward = tf.function(
+            lambda inputs: model(inputs, training=False), jit_compile=jit_compile is True
+        )
         return lambda arrays: [output.numpy() for output in _flat(forward(_tensors(arrays)))]
     if backend == "jax":
         import jax
 
-        @jax.jit
         def forward(trainable, non_trainable, inputs):
             return model.stateless_call(trainable, non_trainable, inputs, training=False)[0]
+
+        if jit_compile:
+            forward = jax.jit(forward)
 
         def run(arrays):
             trainable = [variable.value for variable in model.trainable_variables]
@@ -60,6 +66,57 @@ def _tensors(arrays):
 def _flat(outputs):
     """A model's outputs as a list; Keras returns a single one as it is."""
     return outputs if isinstance(outputs, (list, tuple)) else [outputs]
+
+
+def top_k(values, count):
+    """The largest values of the last axis; of equal ones the first, as TensorFlow does it.
+
+    PyTorch's own takes equal ones in any order, and scores near 1 are equal in float32. JAX's own
+    is an operation that TensorFlow cannot read from a SavedModel.
+
+    Parameters
+    ----------
+    values : tensor [..., N]
+    count : int
+
+    Returns
+    -------
+    values : tensor [..., count]
+        Falling.
+    indices : int32 tensor [..., count]
+    """
+    if keras.backend.backend() == "tensorflow":
+        return keras.ops.top_k(values, count)
+    order = keras.ops.argsort(-values, axis=-1)[..., :count]
+    return keras.ops.take_along_axis(values, order, axis=-1), keras.ops.cast(order, "int32")
+
+
+CANNOT_EXPORT = {
+    ("jax", "onnx"): "Keras writes it from JAX only by jax2onnx, which this project does not use",
+    ("torch", "onnx"): "PyTorch cannot record the loops of non-maximum suppression",
+    ("torch", "savedmodel"): "PyTorch cannot record the loops of non-maximum suppression",
+}
+"""Why a backend cannot write a format, see `mrcnn.export`."""
+
+
+def require_export(format):
+    """Fail if the running backend cannot write a format.
+
+    Parameters
+    ----------
+    format : {"onnx", "savedmodel"}
+
+    Raises
+    ------
+    InputError
+    """
+    backend = keras.backend.backend()
+    reason = CANNOT_EXPORT.get((backend, format))
+    if reason:
+        raise InputError(
+            f"format {format} on the {backend} backend: {reason}; set "
+            "KERAS_BACKEND=tensorflow, which reads the same weights"
+        )
 
 
 def replica_scope(count):
@@ -148,6 +205,30 @@ def clip_across_replicas(optimizer):
 
     optimizer.global_clipnorm /= replicas
     optimizer.apply = apply_mean
+
+
+OUT_OF_MEMORY = (
+    "ResourceExhausted",  # TensorFlow's type
+    "RESOURCE_EXHAUSTED",  # JAX
+    "out of memory",  # CUDA, and PyTorch on a GPU
+    "can't allocate memory",  # PyTorch on the CPU
+)
+"""In an error's type or message: the backends raise different types, some for other faults too."""
+
+
+def is_out_of_memory(error):
+    """Whether an exception says that a device or the machine has no memory left.
+
+    Parameters
+    ----------
+    error : Exception
+
+    Returns
+    -------
+    bool
+    """
+    text = f"{type(error).__name__}: {error}"
+    return isinstance(error, MemoryError) or any(words in text for words in OUT_OF_MEMORY)
 
 
 def make_deterministic(seed):

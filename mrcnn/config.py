@@ -98,6 +98,7 @@ class Config:
     FPN_MASK_CHANNELS = 256
     BATCH_NORM_MOMENTUM = 0.99
     OPTIMIZER = "sgd"  # or "adam"
+    JIT_COMPILE = "auto"  # True, False: whether XLA compiles the network, see docs/backends.md
     SEED = 0
 
     def __init__(self):

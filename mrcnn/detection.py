@@ -1,8 +1,8 @@
 """From classified proposals to final detections."""
 
-import numpy as np
 from keras import layers, ops
 
+from mrcnn.backend import top_k
 from mrcnn.box_ops import apply_box_deltas_graph, clip_boxes_graph, norm_boxes_graph
 from mrcnn.image_meta import parse_image_meta_graph
 from mrcnn.nms import non_max_suppression
@@ -60,11 +60,10 @@ def refine_detections_graph(rois, probs, deltas, window, config):
 
 
 def _refine(rois, probabilities, deltas, window, config):
-    class_ids = ops.cast(ops.argmax(probabilities, axis=-1), "int32")
-    chosen = class_ids[..., None]
-    scores = ops.take_along_axis(probabilities, chosen, axis=-1)[..., 0]
+    scores, chosen = top_k(probabilities, 1)
+    scores, class_ids = scores[..., 0], chosen[..., 0]
     deltas = ops.take_along_axis(deltas, chosen[..., None], axis=2)[:, :, 0]
-    deltas = deltas * np.asarray(config.BBOX_STD_DEV, "float32")
+    deltas = deltas * ops.convert_to_tensor(config.BBOX_STD_DEV, "float32")
     boxes = clip_boxes_graph(apply_box_deltas_graph(rois, deltas), window[:, None])
     eligible = class_ids > 0
     if config.DETECTION_MIN_CONFIDENCE:

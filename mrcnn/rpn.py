@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from mrcnn.backend import top_k
 from mrcnn.box_ops import apply_box_deltas_graph, clip_boxes_graph
 from mrcnn.nms import non_max_suppression
 
@@ -85,17 +86,62 @@ class ProposalLayer(layers.Layer):
         self.deviation = np.asarray(config.RPN_BBOX_STD_DEV, "float32")
 
     def call(self, inputs):
+        return self.steps(inputs)["proposals"]
+
+    def steps(self, inputs):
+        """The proposals and what is computed on the way to them, see `ProposalSteps`."""
         probabilities, deltas, anchors = (ops.stop_gradient(x) for x in inputs)
         limit = min(self.pre_nms_limit, anchors.shape[1])
-        scores, best = ops.top_k(probabilities[..., 1], limit)
-        best = ops.cast(best, "int32")[..., None]
-        deltas = ops.take_along_axis(deltas, best, axis=1) * self.deviation
+        scores, best = top_k(probabilities[..., 1], limit)
+        best = best[..., None]
+        deltas = ops.take_along_axis(deltas, best, axis=1)
+        deltas = deltas * ops.convert_to_tensor(self.deviation)
         anchors = ops.take_along_axis(anchors, best, axis=1)
-        boxes = apply_box_deltas_graph(anchors, deltas)
-        boxes = clip_boxes_graph(boxes, ops.convert_to_tensor([0.0, 0.0, 1.0, 1.0]))
-        kept, valid = non_max_suppression(boxes, scores, self.proposal_count, self.nms_threshold)
-        proposals = ops.take_along_axis(boxes, kept[..., None], axis=1)
-        return ops.where(valid[..., None], proposals, 0.0)
+        refined = apply_box_deltas_graph(anchors, deltas)
+        clipped = clip_boxes_graph(refined, ops.convert_to_tensor([0.0, 0.0, 1.0, 1.0]))
+        kept, valid = non_max_suppression(clipped, scores, self.proposal_count, self.nms_threshold)
+        proposals = ops.take_along_axis(clipped, kept[..., None], axis=1)
+        return {
+            "pre_nms_anchors": anchors,
+            "refined_anchors": refined,
+            "refined_anchors_clipped": clipped,
+            "rpn_non_max_suppression": kept[0],
+            "proposals": ops.where(valid[..., None], proposals, 0.0),
+        }
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0][0], self.proposal_count, 4)
+
+
+class ProposalSteps(layers.Layer):
+    """What a ProposalLayer computes on the way, under the names of Matterport's tensors.
+
+    Parameters
+    ----------
+    proposal_layer : ProposalLayer
+
+    Notes
+    -----
+    Inputs are those of the layer; outputs are, by name, `pre_nms_anchors` [B, limit, 4], the best
+    anchors by falling score, as many as there are up to PRE_NMS_LIMIT; `refined_anchors` and
+    `refined_anchors_clipped`, the same moved by their deltas and cut at the image's edge;
+    `rpn_non_max_suppression` int32 [proposal_count], which of these became the proposals of the
+    first image (as Matterport's tensor of this name; 0 in place of missing ones); and `proposals`,
+    as the layer's. Boxes are normalised.
+    """
+
+    def __init__(self, proposal_layer, **kwargs):
+        super().__init__(**kwargs)
+        self.proposal_layer = proposal_layer
+
+    def call(self, inputs):
+        return self.proposal_layer.steps(inputs)
+
+    def compute_output_spec(self, inputs):
+        batch, count = inputs[0].shape[0], self.proposal_layer.proposal_count
+        boxes = ("pre_nms_anchors", "refined_anchors", "refined_anchors_clipped")
+        return {
+            **{name: keras.KerasTensor((batch, None, 4), "float32") for name in boxes},
+            "rpn_non_max_suppression": keras.KerasTensor((count,), "int32"),
+            "proposals": keras.KerasTensor((batch, count, 4), "float32"),
+        }

@@ -103,7 +103,8 @@ def detection_targets(proposals, gt_class_ids, gt_boxes, gt_masks, config, draws
     )
     boxes = ops.take_along_axis(gt_boxes, matched[..., None], axis=1)
     class_ids = ops.where(is_positive, ops.take_along_axis(gt_class_ids, matched, axis=1), 0)
-    deltas = box_refinement_graph(rois, boxes) / np.asarray(config.BBOX_STD_DEV, "float32")
+    deviation = ops.convert_to_tensor(config.BBOX_STD_DEV, "float32")
+    deltas = box_refinement_graph(rois, boxes) / deviation
     deltas = ops.where(is_positive[..., None], deltas, 0.0)
     frames = _relative(rois, boxes) if config.USE_MINI_MASK else rois
     masks = _crop_masks(gt_masks, frames, matched, config.MASK_SHAPE)

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes the virtual environment .venv and installs the project with all that its tests need.
 # Usage: scripts/setup.sh             PYTHON=/path/to/python scripts/setup.sh chooses the interpreter
+#        scripts/setup.sh backends    adds JAX and PyTorch, see docs/backends.md
 #
 # .venv/.unfinished marks a set-up that has begun; it becomes .venv/.installed when all is done. An
 # interrupted set-up leaves the first and is begun anew, so a half-made environment is never used.
@@ -61,6 +62,14 @@ print(version("opencv-python").rsplit(".", 1)[0])')
         --force-reinstall "opencv-python-headless==$version.*"
     "$VENV/bin/python" -c 'import cv2' || fail "OpenCV cannot be imported, see the line above"
 }
+
+if [ "${1:-}" = backends ]; then
+    echo "set-up: adding JAX and PyTorch"
+    pip_install --editable '.[jax,torch]'
+    mend_opencv
+    touch "$VENV/.backends"
+    exit
+fi
 
 if [ -e "$VENV/.unfinished" ] || ! in_range "$VENV/bin/python"; then
     python=$(find_python)

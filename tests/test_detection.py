@@ -8,6 +8,8 @@ from keras import ops
 from mrcnn.detection import DetectionLayer, refine_detections_graph
 from mrcnn.image_meta import compose_image_meta
 
+pytestmark = pytest.mark.backend
+
 GOLDEN = golden_arrays("layers")
 SETTINGS = {
     "dt_out": {"DETECTION_MAX_INSTANCES": 12, "DETECTION_MIN_CONFIDENCE": 0.4},

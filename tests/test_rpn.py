@@ -7,6 +7,8 @@ from keras import ops
 
 from mrcnn.rpn import ProposalLayer, build_rpn_model
 
+pytestmark = pytest.mark.backend
+
 GOLDEN = golden_arrays("layers")
 
 
