@@ -1,9 +1,13 @@
 """Output files that appear whole or not at all."""
 
 import contextlib
+import errno
 import os
 import tempfile
 from pathlib import Path
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Error numbers of the system when there is no room for a file."""
 
 
 @contextlib.contextmanager

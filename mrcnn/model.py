@@ -1,9 +1,7 @@
 """`MaskRCNN`: build the network, train it, detect with it. Also Matterport's import path."""
 
 import logging
-import re
 from collections import OrderedDict
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -11,7 +9,6 @@ import numpy as np
 from mrcnn import backend
 from mrcnn.anchors import compute_backbone_shapes, pyramid_anchors
 from mrcnn.backbone import BatchNorm, conv_block, identity_block, resnet_graph
-from mrcnn.batches import close, stream
 from mrcnn.box_ops import (
     apply_box_deltas_graph,
     clip_boxes_graph,
@@ -20,18 +17,10 @@ from mrcnn.box_ops import (
     overlaps_graph,
 )
 from mrcnn.boxes import denorm_boxes, norm_boxes
-from mrcnn.checkpoints import (
-    Checkpoint,
-    checkpoint_name,
-    find_last,
-    has_later_checkpoint,
-    new_log_dir,
-    parse_checkpoint_path,
-    restore_optimizer,
-)
 from mrcnn.data import DataGenerator, data_generator, load_image_gt
 from mrcnn.detection import DetectionLayer, refine_detections_graph
 from mrcnn.errors import InputError
+from mrcnn.export import Constant, export_model
 from mrcnn.heads import build_fpn_mask_graph, fpn_classifier_graph
 from mrcnn.image_meta import compose_image_meta, parse_image_meta, parse_image_meta_graph
 from mrcnn.images import mold_image, normalize_statistics, resize_image, unmold_image
@@ -46,13 +35,14 @@ from mrcnn.losses import (
 )
 from mrcnn.masks import paste_mask
 from mrcnn.network import build_network
+from mrcnn.pretrained import imagenet_weights
 from mrcnn.random_rois import build_detection_targets, generate_random_rois
 from mrcnn.roi_align import PyramidROIAlign, log2_graph
-from mrcnn.rpn import ProposalLayer, build_rpn_model, rpn_graph
+from mrcnn.rpn import ProposalLayer, ProposalSteps, build_rpn_model, rpn_graph
 from mrcnn.rpn_targets import build_rpn_targets
 from mrcnn.targets import DetectionTargetLayer, detection_targets_graph
 from mrcnn.tensors import batch_pack_graph, trim_zeros_graph
-from mrcnn.weights import load_state, load_weights
+from mrcnn.trainer import Trainer, stage_patterns
 
 __all__ = [
     "BatchNorm",
@@ -101,21 +91,8 @@ __all__ = [
 
 LOGGER = logging.getLogger("mrcnn")
 
-HEADS = r"(mrcnn\_.*)|(rpn\_.*)|(fpn\_.*)"
-LAYER_PATTERNS = {
-    "heads": HEADS,
-    "3+": r"(res3.*)|(bn3.*)|(res4.*)|(bn4.*)|(res5.*)|(bn5.*)|" + HEADS,
-    "4+": r"(res4.*)|(bn4.*)|(res5.*)|(bn5.*)|" + HEADS,
-    "5+": r"(res5.*)|(bn5.*)|" + HEADS,
-    "all": ".*",
-}
+LAYER_PATTERNS = stage_patterns(r"(mrcnn\_.*)|(rpn\_.*)|(fpn\_.*)")
 """Names for the layers that a stage of training changes."""
-
-IMAGENET_URL = (
-    "https://github.com/fchollet/deep-learning-models/releases/download/v0.2/"
-    "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
-)
-IMAGENET_MD5 = "a268eb855778b3df3c7506639542a6af"
 
 
 def log(text, array=None):
@@ -124,11 +101,13 @@ def log(text, array=None):
         print(text)
         return
     array = np.asarray(array)
-    extent = f"min: {array.min():10.5}  max: {array.max():10.5}" if array.size else "empty"
+    extent = "empty"
+    if array.size:
+        extent = f"min: {float(array.min()):10.5f}  max: {float(array.max()):10.5f}"
     print(f"{text:25}  shape: {array.shape!s:20}  {extent}  {array.dtype}")
 
 
-class MaskRCNN:
+class MaskRCNN(Trainer):
     """Mask R-CNN (He et al. 2017) on a ResNet with a feature pyramid.
 
     Parameters
@@ -149,22 +128,15 @@ class MaskRCNN:
         `config.SEED`, or that of the run that is continued.
     """
 
+    layer_patterns = LAYER_PATTERNS
+
     def __init__(self, mode, config, model_dir):
-        if mode not in ("training", "inference"):
-            raise ValueError(f"mode is {mode!r}: give 'training' or 'inference'")
-        self.mode = mode
-        self.config = config
-        self.model_dir = model_dir
-        self.attributes = {}
         self.anchors = None
         self._anchors = {}
-        self.seed = config.SEED
-        self._resumed_from = None
-        self._trained_layers = None
         self._forward = None
-        self._scope = backend.replica_scope(config.GPU_COUNT if mode == "training" else 1)
-        self.set_log_dir()
-        self.keras_model = self.build(mode, config)
+        super().__init__(mode, config, model_dir)
+
+    # Training; most of it is the base class's
 
     def build(self, mode, config):
         """Build the Keras model; see `mrcnn.network.build_network`."""
@@ -174,278 +146,40 @@ class MaskRCNN:
                 f"image size {height} x {width} is no multiple of 64, as the feature pyramid "
                 "needs: choose IMAGE_MIN_DIM and IMAGE_MAX_DIM such as 256, 320, 384, 448 or 512"
             )
-        with self._scope():
-            return build_network(mode, config)
+        return build_network(mode, config)
 
-    # Weights and run folders
-
-    def find_last(self):
-        """The last checkpoint of the last run with `config.NAME`, as str.
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is none.
-        """
-        return str(find_last(self.model_dir, self.config.NAME))
-
-    def load_weights(self, filepath, by_name=False, exclude=None):
-        """Load weights from an `.h5` file in Matterport's layout.
-
-        Parameters
-        ----------
-        filepath : str or Path
-            A checkpoint of a run also sets `epoch` and `log_dir`, so that training continues it.
-        by_name : bool
-            Whether the file may lack layers of this network, which then keep their weights.
-        exclude : list of str, optional
-            Layers to leave as they are; implies `by_name`.
-
-        Returns
-        -------
-        mrcnn.weights.LoadReport
-
-        Raises
-        ------
-        InputError
-            If the file is not readable, a weight has another shape, or nothing fits.
-        """
-        report = load_weights(self.keras_model, filepath, exclude or ())
-        if report.mismatched:
-            raise InputError(
-                f"{filepath}: {len(report.mismatched)} weights have another shape than in this "
-                f"network, first {report.mismatched[0]}: give weights of the same architecture, "
-                "or exclude these layers"
-            )
-        if report.missing and not (by_name or exclude):
-            raise InputError(
-                f"{filepath}: {len(report.missing)} weights of this network are not in it, first "
-                f"{report.missing[0]}: give weights of the same architecture, or load by_name"
-            )
-        LOGGER.info("%s: %s", filepath, report)
-        self._resumed_from = filepath if parse_checkpoint_path(filepath) else None
-        if self._resumed_from:
-            self.seed = (load_state(filepath, arrays=False) or {}).get("seed", self.seed)
-        self.set_log_dir(filepath)
-        return report
-
-    def get_imagenet_weights(self):
-        """Download the ImageNet weights of ResNet-50, once, and return their path.
-
-        Raises
-        ------
-        InputError
-            If they cannot be fetched.
-        """
-        name = IMAGENET_URL.rpartition("/")[2]
-        try:
-            return keras.utils.get_file(
-                name, IMAGENET_URL, cache_subdir="models", file_hash=IMAGENET_MD5
-            )
-        except Exception as error:
-            raise InputError(
-                f"{IMAGENET_URL} could not be fetched ({error}): download it elsewhere and put it "
-                f"into {Path.home() / '.keras' / 'models'}"
-            ) from None
-
-    def set_log_dir(self, model_path=None):
-        """Choose the run's folder: that of its last checkpoint, to continue it, else a new one.
-
-        Parameters
-        ----------
-        model_path : str or Path, optional
-        """
-        run = parse_checkpoint_path(model_path) if model_path else None
-        log_dir, self.epoch = run or (None, 0)
-        if run is None or has_later_checkpoint(*run):
-            log_dir = new_log_dir(self.model_dir, str(self.config.NAME))
-        self.log_dir = str(log_dir)
-        self.checkpoint_path = str(log_dir / checkpoint_name(str(self.config.NAME)))
-
-    # Training
-
-    def _prepare(self, layers, learning_rate):
-        """Make the optimiser ready; where the layers stay the same it goes on, only its rate not.
-
-        Compiling again would cost the time of tracing the step, and the optimiser's moments.
-        """
-        if layers != self._trained_layers:
-            self.set_trainable(layers, verbose=0)
-            self.compile(learning_rate, self.config.LEARNING_MOMENTUM)
-            self._trained_layers = layers
-        if self._resumed_from:
-            restore_optimizer(self.keras_model, self._resumed_from, layers)
-            self._resumed_from = None
-        self.keras_model.optimizer.learning_rate = learning_rate
-
-    def _make_log_dir(self):
-        """Make the run's folder; a name that a run of the same minute has taken is given up."""
-        while True:
-            try:
-                Path(self.log_dir).mkdir(parents=True, exist_ok=self.epoch > 0)
-                return
-            except FileExistsError:
-                self.set_log_dir()
-
-    def compile(self, learning_rate, momentum):
-        """Attach the optimiser: `config.OPTIMIZER`, gradients clipped to a global norm.
-
-        Parameters
-        ----------
-        learning_rate : float
-        momentum : float
-            Of SGD.
-        """
-        self._trained_layers = None
-        with self._scope():
-            optimizer = _make_optimizer(self.config, learning_rate, momentum)
-            backend.clip_across_replicas(optimizer)
-            self.keras_model.compile(optimizer=optimizer)
-            # TensorFlow traces a step twice if the first time makes variables.
-            optimizer.build(self.keras_model.trainable_variables)
-
-    def set_trainable(self, layer_regex, keras_model=None, indent=0, verbose=1):
-        """Make exactly the layers whose name matches trainable.
-
-        Parameters
-        ----------
-        layer_regex : str
-            Must match the whole name.
-        keras_model : keras.Model, optional
-            Default: the network, nested models included.
-        indent, verbose : int
-            How to print the names; `verbose` 0 prints nothing.
-        """
-        self._trained_layers = None
-        for layer in (keras_model or self.keras_model).layers:
-            if isinstance(layer, keras.Model):
-                layer.trainable = True
-                self.set_trainable(layer_regex, layer, indent + 4, verbose)
-            elif layer.weights:
-                layer.trainable = bool(re.fullmatch(layer_regex, layer.name))
-                if layer.trainable and verbose:
-                    print(f"{'':{indent}}{layer.name:20} ({type(layer).__name__})")
-
-    def train(
-        self,
-        train_dataset,
-        val_dataset,
-        learning_rate,
-        epochs,
-        layers,
-        augmentation=None,
-        custom_callbacks=None,
-        no_augmentation_sources=None,
-        val_augmentation=None,
-        verbose=1,
-    ):
-        """Train until `epochs` epochs have been seen in all, those before this call included.
-
-        Writes into `log_dir`: a checkpoint an epoch (the last two and the best are kept),
-        `history.csv` with the losses, and events for TensorBoard.
-
-        Parameters
-        ----------
-        train_dataset : Dataset
-        val_dataset : Dataset or None
-            Its losses are reported after each epoch, over the same batches each time.
-        learning_rate : float
-        epochs : int
-            Absolute: a further call with the same number trains nothing.
-        layers : str
-            "heads", "3+", "4+", "5+", "all", or a regular expression for names of layers.
-        augmentation : imgaug augmenter or callable, optional
-            See `mrcnn.data.load_image_gt`.
-        custom_callbacks : list of keras.callbacks.Callback, optional
-        no_augmentation_sources : list of str, optional
-            Sources of the data set whose images are not augmented.
-        val_augmentation : imgaug augmenter or callable, optional
-            The same for the images of `val_dataset`, where they need a crop of another kind.
-        verbose : int
-            As that of `keras.Model.fit`.
-
-        Returns
-        -------
-        keras.callbacks.History or None
-            None if there was nothing to train.
-
-        Raises
-        ------
-        InputError
-            If an image or its annotation cannot be used.
-        """
-        if self.mode != "training":
-            raise ValueError("a model in inference mode does not train: build it for training")
-        if epochs <= self.epoch:
-            LOGGER.warning(
-                "nothing to train: %d epochs are asked for in all, and %d are done",
-                epochs,
-                self.epoch,
-            )
-            return None
+    def _make_batches(self, dataset, steps, augmentation=None, no_augmentation_sources=None):
+        """The batches of a data set that training sees; see `mrcnn.data.DataGenerator`."""
         config = self.config
-        layers = LAYER_PATTERNS.get(layers, layers)
-        seed = self.seed
-        common = {
-            "shuffle": True,
-            "random_rois": 0 if config.USE_RPN_ROIS else config.POST_NMS_ROIS_TRAINING,
-            "seed": seed,
-        }
-        training = DataGenerator(
-            train_dataset,
+        return DataGenerator(
+            dataset,
             config,
             augmentation=augmentation,
-            steps=config.STEPS_PER_EPOCH,
+            random_rois=0 if config.USE_RPN_ROIS else config.POST_NMS_ROIS_TRAINING,
             no_augmentation_sources=no_augmentation_sources,
-            **common,
+            seed=self.seed,
+            steps=steps,
         )
-        names = [tensor.name for tensor in self.keras_model.inputs]
-        self._prepare(layers, learning_rate)
-        self._make_log_dir()
-        errors = []
-        streams = [stream(training, names, first_epoch=self.epoch, errors=errors)]
-        validation = {}
-        if val_dataset is not None and config.VALIDATION_STEPS:
-            batches = DataGenerator(
-                val_dataset,
-                config,
-                augmentation=val_augmentation,
-                steps=config.VALIDATION_STEPS,
-                **common,
-            )
-            streams.append(stream(batches, names, repeat=True, errors=errors))
-            validation = {
-                "validation_data": streams[1],
-                "validation_steps": config.VALIDATION_STEPS,
-            }
-        callbacks = [
-            _EpochSeed(seed),
-            Checkpoint(self.log_dir, str(config.NAME), self.attributes, layers, seed),
-            keras.callbacks.CSVLogger(str(Path(self.log_dir) / "history.csv"), append=True),
-            keras.callbacks.TensorBoard(log_dir=self.log_dir, write_graph=False),
-            *(custom_callbacks or []),
-        ]
-        try:
-            with self._scope():
-                history = self.keras_model.fit(
-                    streams[0],
-                    initial_epoch=self.epoch,
-                    epochs=epochs,
-                    steps_per_epoch=config.STEPS_PER_EPOCH,
-                    callbacks=callbacks,
-                    shuffle=False,
-                    verbose=verbose,
-                    **validation,
-                )
-        except Exception:
-            if errors:
-                raise errors[0] from None
-            raise
-        finally:
-            for batches in streams:
-                close(batches)
-        self.epoch = epochs
-        return history
+
+    def _callbacks(self, val_dataset):
+        """Random targets that depend on the seed and the epoch only."""
+        return [_EpochSeed(self.seed)]
+
+    def get_imagenet_weights(self):
+        """The path of a file with ImageNet weights of `config.BACKBONE`, to be loaded `by_name`.
+
+        They are downloaded once; see `mrcnn.pretrained.imagenet_weights`.
+
+        Returns
+        -------
+        str
+
+        Raises
+        ------
+        InputError
+            If the backbone is neither "resnet50" nor "resnet101", or they cannot be had.
+        """
+        return str(imagenet_weights(self.config.BACKBONE))
 
     # Detection
 
@@ -622,9 +356,12 @@ class MaskRCNN:
             results.append({"rois": boxes, "class_ids": class_ids, "scores": scores, "masks": full})
         return results
 
-    def _require_batch(self, images):
+    def _require_inference(self):
         if self.mode != "inference":
             raise ValueError("a model in training mode does not detect: build it for inference")
+
+    def _require_batch(self, images):
+        self._require_inference()
         if len(images) != self.config.BATCH_SIZE:
             raise ValueError(
                 f"{len(images)} images given, BATCH_SIZE is {self.config.BATCH_SIZE}: "
@@ -635,7 +372,7 @@ class MaskRCNN:
         anchors = self.get_anchors(molded_images.shape[1:])
         anchors = np.broadcast_to(anchors, (len(molded_images), *anchors.shape))
         if self._forward is None:
-            self._forward = backend.compiled_inference(self.keras_model)
+            self._forward = backend.compiled_inference(self.keras_model, self.config.JIT_COMPILE)
         return self._forward(
             [molded_images.astype(np.float32), image_metas.astype(np.float32), anchors]
         )
@@ -655,31 +392,74 @@ class MaskRCNN:
         self.anchors, normalized = self._anchors[shape]
         return normalized
 
+    def export(self, path, format=None, metadata=None):
+        """Write the network for programs that have neither Keras nor this package.
+
+        Its input is one image of `config.IMAGE_SHAPE`, `image` float32 [1, H, W, C], resized,
+        padded and normalised; image meta and anchors are folded in. Its outputs are `detections`
+        [1, N, 6] and `masks` [1, N, h, w, classes], the first and the fourth of `keras_model`.
+
+        Parameters
+        ----------
+        path : str or Path
+            Must not exist.
+        format : {"onnx", "savedmodel"}, optional
+            See `mrcnn.export.check_export`.
+        metadata : dict, optional
+            What users have to know besides `config`, which is always written.
+
+        Raises
+        ------
+        InputError
+            See `mrcnn.export.export_model`.
+        """
+        self._require_inference()
+        config = self.config
+        shape = tuple(int(side) for side in config.IMAGE_SHAPE)
+        active = np.ones(config.NUM_CLASSES)
+        meta = compose_image_meta(0, shape, shape, (0, 0, *shape[:2]), 1, active)
+        image = keras.Input(batch_shape=(1, *shape), name="image")
+        given = [Constant(value[None])(image) for value in (meta, self.get_anchors(shape))]
+        detections, _, _, masks, *_ = self.keras_model([image, *given])
+        network = keras.Model(image, {"detections": detections, "masks": masks})
+        export_model(network, path, format, {**(metadata or {}), "config": config.to_dict()})
+
     # Inspection
 
     def ancestor(self, tensor, name, checked=None):
-        """Search backwards from a tensor for the output of a layer.
+        """Search backwards from a tensor for the output of a layer, or a tensor within "ROI".
+
+        Layers of Keras 3 do not show what they compute inside. What Matterport's notebooks want of
+        the proposal layer is computed again from its inputs: "ROI/pre_nms_anchors",
+        "ROI/refined_anchors", "ROI/refined_anchors_clipped" and "ROI/rpn_non_max_suppression",
+        the last also as ".../NonMaxSuppressionV2" and its kin. See `mrcnn.rpn.ProposalSteps`.
 
         Parameters
         ----------
         tensor : KerasTensor
         name : str
-            Of the layer; the part after the last slash counts.
+            As above, or of a layer, where the part after the last slash counts; TensorFlow's ":0"
+            may follow.
         checked : list, optional
             Layers that need no search.
 
         Returns
         -------
         KerasTensor or None
+            Fit for `run_graph`.
         """
-        wanted = name.rstrip("/").rpartition("/")[2]
+        path = name.removesuffix(":0").strip("/").split("/")
+        if path[-1].startswith("NonMaxSuppression"):
+            path.pop()
         checked = [] if checked is None else checked
         waiting = [tensor]
         while waiting:
             candidate = waiting.pop()
             operation = candidate._keras_history.operation
-            if operation.name == wanted:
+            if operation.name == path[-1]:
                 return candidate
+            if isinstance(operation, ProposalLayer) and operation.name in path[:-1]:
+                return ProposalSteps(operation)(operation.input).get(path[-1])
             if operation.name not in checked:
                 checked.append(operation.name)
                 for node in operation._inbound_nodes:
@@ -720,7 +500,7 @@ class MaskRCNN:
         part = keras.Model(self.keras_model.inputs, list(outputs.values()))
         anchors = self.get_anchors(molded.shape[1:])
         anchors = np.broadcast_to(anchors, (len(molded), *anchors.shape))
-        values = backend.compiled_inference(part)(
+        values = backend.compiled_inference(part, self.config.JIT_COMPILE)(
             [molded, np.asarray(image_metas, np.float32), anchors]
         )
         results = OrderedDict(zip(outputs, values))
@@ -739,12 +519,3 @@ class _EpochSeed(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         generator = self.model.get_layer("proposal_targets").seed_generator
         generator.state.assign(np.array([self.seed, epoch], "uint32"))
-
-
-def _make_optimizer(config, learning_rate, momentum):
-    clip = config.GRADIENT_CLIP_NORM
-    if config.OPTIMIZER == "sgd":
-        return keras.optimizers.SGD(learning_rate, momentum=momentum, global_clipnorm=clip)
-    if config.OPTIMIZER == "adam":
-        return keras.optimizers.Adam(learning_rate, global_clipnorm=clip)
-    raise InputError(f"OPTIMIZER is {config.OPTIMIZER!r}: set it to 'sgd' or 'adam'")
