@@ -7,13 +7,13 @@ import json
 import logging
 import math
 import threading
-import warnings
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
-from helpers import fill_by_rule, tiny_config
+from backends import eagerly
+from helpers import fill_by_rule, golden_json, tiny_config
 from keras import layers
 from shapes import ShapesDataset
 
@@ -31,19 +31,11 @@ SHAPES = {"RPN_ANCHOR_SCALES": (16, 20, 24, 32, 48), "STEPS_PER_EPOCH": 1, "VALI
 """Anchors that fit the shapes, and as few steps as there can be."""
 
 
-@pytest.fixture
-def eagerly():
+@pytest.fixture(name="eagerly")
+def run_eagerly():
     """Without compilation, which takes longer than the few steps of a test."""
-    if keras.backend.backend() != "tensorflow":
+    with eagerly():
         yield
-        return
-    import tensorflow as tf
-
-    tf.config.run_functions_eagerly(True)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Even though the `tf.config.experimental_run_functions")
-        yield
-    tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture(scope="module")
@@ -314,10 +306,9 @@ def test_stages_change_exactly_their_layers(trained, eagerly, caplog):
 
 
 @pytest.mark.parametrize("layers", ["heads", "5+", "4+", "3+", "all"])
-def test_stages_train_the_weights_that_matterports_do(detector, golden, layers):
+def test_stages_train_the_weights_that_matterports_do(detector, layers):
     from mrcnn.model import LAYER_PATTERNS
 
-    stages = json.loads((golden / "trainable_by_stage.json").read_text())
     detector.set_trainable(LAYER_PATTERNS[layers], verbose=0)
     ours = {
         f"{layer.name}/{weight.name}:0"
@@ -325,7 +316,7 @@ def test_stages_train_the_weights_that_matterports_do(detector, golden, layers):
         for weight in layer.trainable_weights
     }
     every = {f"{name}:0" for name in weights_of(detector) if "moving" not in name}
-    assert ours == every & set(stages[layers]["names"])
+    assert ours == every & set(golden_json("trainable_by_stage")[layers]["names"])
     detector.set_trainable(".*", verbose=0)
 
 
@@ -539,6 +530,35 @@ def test_ancestor(detector):
     assert detector.ancestor(rois, "mrcnn_mask") is None
     checked = ["ROI"]
     assert detector.ancestor(rois, "conv1", checked) is None
+
+
+def test_ancestor_of_what_matterports_notebooks_ask_for(detector):
+    rois = detector.keras_model.get_layer("ROI").output
+    for name in ("pre_nms_anchors", "refined_anchors", "refined_anchors_clipped"):
+        found = detector.ancestor(detector.keras_model.outputs[0], f"ROI/{name}:0")
+        assert (found.shape, found.dtype) == ((None, None, 4), "float32")
+    kept = "ROI/rpn_non_max_suppression"
+    for name in (kept, f"{kept}:0", *(f"{kept}/NonMaxSuppressionV{k}:0" for k in (2, 3, 5))):
+        found = detector.ancestor(rois, name)
+        assert (found.shape, found.dtype) == ((30,), "int32")
+    assert detector.ancestor(rois, "ROI/packed_2:0") is None
+    assert detector.ancestor(rois, "conv1/BiasAdd:0") is None
+    assert detector.keras_model.get_layer("ROI").output is rois
+
+
+def test_log_prints_the_range_of_arrays(capsys):
+    log = importlib.import_module("mrcnn.model").log
+    log("scores", np.array([[0.25, -1.5]], np.float32))
+    log("class_ids", np.array([3, 12]))
+    log("masks", np.array([True, False]))
+    log("boxes", np.zeros((0, 4)))
+    log("done")
+    scores, class_ids, masks, boxes, done = capsys.readouterr().out.splitlines()
+    assert scores.split() == "scores shape: (1, 2) min: -1.50000 max: 0.25000 float32".split()
+    assert class_ids.split() == "class_ids shape: (2,) min: 3.00000 max: 12.00000 int64".split()
+    assert masks.split() == "masks shape: (2,) min: 0.00000 max: 1.00000 bool".split()
+    assert boxes.split() == "boxes shape: (0, 4) empty float64".split()
+    assert done == "done"
 
 
 def test_trainable_layers(detector):
