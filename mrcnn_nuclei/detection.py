@@ -39,15 +39,7 @@ def image_sources(paths):
     Returns
     -------
     list of Source
-
-    Raises
-    ------
-    InputError
-        If a file is missing.
     """
-    for path in paths:
-        if not Path(path).is_file():
-            raise InputError(f"{path}: no such image file")
     return [Source(Path(path).stem, str(path), partial(read_image, path)) for path in paths]
 
 

@@ -57,32 +57,6 @@ class _Raster(NamedTuple):
     palette: np.ndarray | None = None
 
 
-def list_images(folder):
-    """List the image files directly inside a folder.
-
-    Parameters
-    ----------
-    folder : str or Path
-
-    Returns
-    -------
-    list of Path
-        Sorted by name; hidden files are left out.
-
-    Raises
-    ------
-    InputError
-        If there is no such folder, or no image in it.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; check the path")
-    paths = find_images(folder)
-    if not paths:
-        raise InputError(f"{folder}: no images in it; put {', '.join(IMAGE_SUFFIXES)} files there")
-    return paths
-
-
 def find_images(folder, suffixes=IMAGE_SUFFIXES):
     """List the files of a folder by their suffix, hidden ones left out; none is no error."""
     return sorted(
