@@ -1,7 +1,6 @@
 """The `nucleus` command."""
 
 import argparse
-import errno
 import logging
 import os
 import sys
@@ -11,14 +10,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 from mrcnn import __version__
+from mrcnn.config import PYRAMID_MULTIPLE
 from mrcnn.errors import InputError
+from mrcnn.files import DISK_FULL
 from mrcnn_nuclei import datasets
-from mrcnn_nuclei.config import PRESETS, make_config, parse_settings
+from mrcnn_nuclei.config import MODELS, PRESETS, make_config, parse_settings
 from mrcnn_nuclei.formats import WRITERS, parse_writers
 
 LOGGER = logging.getLogger("mrcnn_nuclei")
-
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -37,7 +36,7 @@ def build_parser():
     """
     parser = _Parser(
         prog="nucleus",
-        description="Find and outline cell nuclei in microscope images with Mask R-CNN.",
+        description="Find and outline cell nuclei in microscope images with Mask R-CNN or a U-Net.",
     )
     parser.add_argument("--version", action="version", version=f"nucleus {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -50,7 +49,7 @@ def build_parser():
     )
     command.set_defaults(run=_train)
     _add_dataset(command, "subset to train on (default: train)")
-    command.add_argument("--model", choices=["mrcnn"], default="mrcnn", help="network to train")
+    _add_model(command, "network to train: mrcnn (default), or unet for small and irregular nuclei")
     command.add_argument(
         "--preset",
         choices=PRESETS,
@@ -85,6 +84,7 @@ def build_parser():
         "--weights", required=True, metavar="W", help="a file, or last: of the newest run"
     )
     command.add_argument("--preset", choices=PRESETS, help="for weights files that do not tell")
+    _add_model(command, "of which --weights last is meant (default: mrcnn)")
     command.add_argument(
         "--logs", default="logs", metavar="DIR", help="where --weights last looks (default: logs)"
     )
@@ -96,6 +96,25 @@ def build_parser():
         default="overlay,labels",
         metavar="KINDS",
         help=f"what to write, separated by commas: {', '.join(WRITERS)} (default: overlay,labels)",
+    )
+    _add_settings(command)
+
+    command = commands.add_parser(
+        "tune",
+        help="find the thresholds that suit a U-Net best",
+        description="Find the thresholds with which a trained U-Net finds nuclei best, on "
+        "annotated images that it was not trained on, and save them in its weights file.",
+    )
+    command.set_defaults(run=_tune, model="unet")
+    _add_dataset(command, "subset to tune on (default: val)")
+    command.add_argument(
+        "--weights", required=True, metavar="W", help="a U-Net's file, or last: of the newest run"
+    )
+    command.add_argument(
+        "--preset", choices=PRESETS, default="compact", help="of which --weights last is meant"
+    )
+    command.add_argument(
+        "--logs", default="logs", metavar="DIR", help="where --weights last looks (default: logs)"
     )
     _add_settings(command)
 
@@ -113,6 +132,29 @@ def build_parser():
     command.add_argument(
         "--json", metavar="FILE", help="write the scores; .csv, .md and .txt are possible too"
     )
+
+    command = commands.add_parser(
+        "export",
+        help="write a network for programs without Keras",
+        description="Write a network, with its weights, for images of one size. What goes in and "
+        "what comes out: see docs/export.md.",
+    )
+    command.set_defaults(run=_export)
+    command.add_argument("--weights", required=True, metavar="W", help="a file")
+    command.add_argument("--preset", choices=PRESETS, help="for weights files that do not tell")
+    command.add_argument(
+        "--output", required=True, metavar="PATH", help="file (onnx) or folder (savedmodel)"
+    )
+    command.add_argument(
+        "--format", choices=("onnx", "savedmodel"), help="default: onnx if PATH ends in .onnx"
+    )
+    command.add_argument(
+        "--size",
+        type=_side,
+        metavar="N",
+        help="side of the images, a multiple of 64 (default: DETECTION_TILE)",
+    )
+    _add_settings(command)
 
     command = commands.add_parser(
         "demo",
@@ -134,6 +176,12 @@ def _seed(text):
     return int(text)
 
 
+def _side(text):
+    if not text.isdecimal() or not int(text) or int(text) % PYRAMID_MULTIPLE:
+        raise argparse.ArgumentTypeError(f"{text} is no multiple of {PYRAMID_MULTIPLE}")
+    return int(text)
+
+
 def _add_dataset(command, subset_help, required=True):
     command.add_argument(
         "--dataset", required=required, metavar="DIR", help="folder of the images; see docs/data.md"
@@ -151,6 +199,10 @@ def _add_selection(command, subset_help):
     command.add_argument(
         "--fold", type=int, metavar="K", help="hold out fold K (from 0) of the cross-validation"
     )
+
+
+def _add_model(command, help):
+    command.add_argument("--model", choices=MODELS, default="mrcnn", help=help)
 
 
 def _add_settings(command):
@@ -245,7 +297,7 @@ def _import_keras():
 
 def _run_name(options, preset):
     fold = "" if options.fold is None else f"fold{options.fold}-"
-    return f"nucleus-{fold}mrcnn-{preset}"
+    return f"nucleus-{fold}{options.model}-{preset}"
 
 
 def _load_dataset(root, options, subset, **kwargs):
@@ -261,8 +313,9 @@ def _selected_subset(options):
 def _train(options):
     from mrcnn_nuclei.preprocessing import clean_labels
 
-    settings = {"SEED": options.seed, **parse_settings(options.settings, options.preset)}
-    config = make_config(options.preset, settings, _run_name(options, options.preset))
+    settings = parse_settings(options.settings, options.preset, options.model)
+    name = _run_name(options, options.preset)
+    config = make_config(options.preset, {"SEED": options.seed, **settings}, name, options.model)
     train_dataset = _load_dataset(
         options.dataset, options, options.subset or "train", preprocess=clean_labels
     )
@@ -276,20 +329,21 @@ def _train(options):
         )
     if options.weights not in (None, "coco", "imagenet", "none", "last"):
         _require_file(options.weights, "weights")
-    _read_all(train_dataset, val_dataset)
 
     _import_keras()
-    from mrcnn_nuclei.training import train
+    from mrcnn_nuclei.training import find_weights, train
 
+    weights = find_weights(options.weights, config, options.logs)
+    _read_all(train_dataset, val_dataset)
     best = train(
         config,
         train_dataset,
         val_dataset,
         options.logs,
-        weights=options.weights,
+        weights=weights,
         epochs=options.epochs,
     )
-    print(f"wrote {best.parent}; best checkpoint by validation loss: {best}")
+    print(f"wrote {best.parent}; best checkpoint: {best}")
 
 
 def _read_all(*loaded):
@@ -304,7 +358,8 @@ def _detect(options):
     writers = parse_writers(options.write)
     if (options.dataset is None) == (options.image is None):
         raise InputError("detect: give either --dataset DIR or --image FILE ...")
-    settings = parse_settings(options.settings, options.preset or "compact")
+    # The weights' network is not known yet; the U-Net has all settings of the detector, and more.
+    settings = parse_settings(options.settings, options.preset or "compact", "unet")
     for path in options.image or ():
         _require_file(path, "image")
     if options.dataset is not None:
@@ -321,7 +376,8 @@ def _detect(options):
     sources = image_sources(options.image) if options.image else dataset_sources(dataset)
     weights = options.weights
     if weights == "last":
-        weights = last_checkpoint(options.logs, _run_name(options, options.preset or "compact"))
+        name = _run_name(options, options.preset or "compact")
+        weights = last_checkpoint(options.logs, name, options.model)
     nuclei, skipped = detect_images(
         sources, weights, options.output, writers, options.preset, settings
     )
@@ -332,6 +388,28 @@ def _detect(options):
             f"{nuclei} nuclei in {len(sources) - skipped} images; wrote {', '.join(writers)} to "
             f"{options.output}"
         )
+
+
+def _tune(options):
+    settings = parse_settings(options.settings, options.preset, options.model)
+    dataset = _load_dataset(options.dataset, options, options.subset or "val")
+    if options.weights != "last":
+        _require_file(options.weights, "weights")
+
+    _import_keras()
+    from mrcnn_nuclei.detector import Detector
+    from mrcnn_nuclei.training import last_checkpoint
+
+    weights = options.weights
+    if weights == "last":
+        name = _run_name(options, options.preset)
+        weights = last_checkpoint(options.logs, name, options.model)
+    found, before, after = Detector(weights, settings=settings).tune(dataset)
+    print(", ".join(f"{name} = {value}" for name, value in found.items()))
+    print(
+        f"mean AJI of {len(dataset.image_ids)} images {before:.3f} -> {after:.3f}; "
+        f"wrote the settings into {weights}"
+    )
 
 
 def _require_file(path, kind):
@@ -350,6 +428,24 @@ def _evaluate(options):
     if options.json:
         evaluation.write(options.json)
         print(f"wrote {options.json}")
+
+
+def _export(options):
+    settings = parse_settings(options.settings, options.preset or "compact", "unet")
+    if options.size:
+        settings["DETECTION_TILE"] = options.size
+    _require_file(options.weights, "weights")
+
+    _import_keras()
+    from mrcnn.export import check_export
+    from mrcnn_nuclei.detector import Detector
+
+    format = check_export(options.output, options.format)
+    detector = Detector(options.weights, options.preset, settings)
+    height, width = detector.config.IMAGE_SHAPE[:2]
+    LOGGER.info("writing the network of %s as %s; takes a minute or two", options.weights, format)
+    detector.export(options.output, format)
+    print(f"wrote {options.output}, for images of {height} x {width} pixels")
 
 
 def _demo(options):

@@ -33,9 +33,12 @@ class NucleusConfig(Config):
         What training starts from unless told otherwise, see `mrcnn_nuclei.training.train`.
     PRESET : str
         The preset that `make_config` started from.
+    MODEL : str
+        The network that these are the settings of: "mrcnn" or "unet".
     """
 
     NAME = "nucleus"
+    MODEL = "mrcnn"
     PRESET = "paper"
     INITIAL_WEIGHTS = "coco"
     NUM_CLASSES = 2
@@ -122,8 +125,67 @@ class CompactConfig(NucleusConfig):
     DETECTION_OVERLAP = 96
 
 
+class _UNetSettings:
+    """What the multi-task U-Net needs beyond a detector's settings.
+
+    Attributes
+    ----------
+    DECODER_CHANNELS : sequence of five int
+        Of each decoder, at strides 16, 8, 4, 2 and 1.
+    LOSS_WEIGHTS : dict
+        Of each map.
+    SOFT_IOU_WEIGHT, FOCAL_GAMMA : float
+        See `mrcnn_nuclei.unet.losses.map_loss`.
+    BOUNDARY_WEIGHT : float
+        See `mrcnn_nuclei.unet.targets.boundary_weights`; 0 weighs all pixels alike.
+    FOREGROUND_THRESHOLD, BORDER_THRESHOLD, INTERIOR_THRESHOLD : float
+        See `mrcnn_nuclei.unet.watershed.segment`; of the last two None leaves a map out.
+    MIN_MARKER_AREA, MIN_NUCLEUS_AREA : int
+        In pixels.
+    TEST_TIME_AUGMENTATION : bool
+        Average the maps over the eight flips and quarter turns of a tile.
+    """
+
+    MODEL = "unet"
+    LOSS_WEIGHTS = {"foreground_loss": 1.0, "border_loss": 1.0, "interior_loss": 1.0}
+    SOFT_IOU_WEIGHT = 1.0
+    FOCAL_GAMMA = 0.0
+    BOUNDARY_WEIGHT = 0.0
+    FOREGROUND_THRESHOLD = 0.5
+    BORDER_THRESHOLD = 0.5
+    INTERIOR_THRESHOLD = 0.5
+    MIN_MARKER_AREA = 4
+    MIN_NUCLEUS_AREA = 20
+    TEST_TIME_AUGMENTATION = False
+
+
+class UNetConfig(_UNetSettings, NucleusConfig):
+    """The paper's second network, on the encoder of its first."""
+
+    TRAIN_BN = None  # the decoders have no statistics to freeze
+    DECODER_CHANNELS = (256, 128, 64, 32, 16)
+    OPTIMIZER = "adam"
+    LEARNING_RATE = 0.0001
+
+
+class CompactUNetConfig(_UNetSettings, CompactConfig):
+    """A U-Net that trains from random weights on two CPU cores."""
+
+    DECODER_CHANNELS = (128, 96, 48, 24, 8)
+    IMAGES_PER_GPU = 8
+    AUGMENTATION = {
+        "rotate": True,
+        "flip": True,
+        "blur": 1.0,
+        "stain": 0.2,
+        "brightness": 0.1,
+        "scale": (0.7, 1.4),
+    }
+
+
 DERIVED = {
-    "NAME": "--preset and --fold",
+    "MODEL": "--model",
+    "NAME": "--model, --preset and --fold",
     "PRESET": "--preset",
     "BATCH_SIZE": "IMAGES_PER_GPU",
     "IMAGE_SHAPE": "IMAGE_MIN_DIM and IMAGE_MAX_DIM",
@@ -132,9 +194,12 @@ DERIVED = {
 """Settings that cannot be set by themselves, and what they follow from."""
 
 PRESETS = {"paper": NucleusConfig, "compact": CompactConfig}
+UNET_PRESETS = {"paper": UNetConfig, "compact": CompactUNetConfig}
+MODELS = {"mrcnn": PRESETS, "unet": UNET_PRESETS}
+"""Presets of each network."""
 
 
-def make_config(preset, settings=None, name=None):
+def make_config(preset, settings=None, name=None, model="mrcnn"):
     """A preset with some settings changed.
 
     Parameters
@@ -144,6 +209,7 @@ def make_config(preset, settings=None, name=None):
         Setting -> value, see `parse_settings`.
     name : str, optional
         `Config.NAME`, which names runs and checkpoints.
+    model : {"mrcnn", "unet"}
 
     Returns
     -------
@@ -154,14 +220,17 @@ def make_config(preset, settings=None, name=None):
     InputError
         If the preset is unknown, or settings do not fit each other.
     """
-    if preset not in PRESETS:
-        raise InputError(f"--preset {preset}: unknown; choose {' or '.join(PRESETS)}")
+    presets = MODELS[model]
+    if preset not in presets:
+        raise InputError(f"--preset {preset}: unknown; choose {' or '.join(presets)}")
+    base = presets[preset]
+    for setting, value in (settings or {}).items():
+        _check_setting(setting, value, base, f"{setting} = {value!r}:")
     attributes = {**(settings or {}), "PRESET": preset}
     if name is not None:
         attributes["NAME"] = name
-    base = PRESETS[preset]
     config = type(base.__name__, (base,), attributes)()
-    _check(config)
+    _check(config, base)
     return config
 
 
@@ -180,7 +249,7 @@ POSITIVE = (
 """Settings that must be more than 0."""
 
 
-def _check(config):
+def _check(config, base):
     for name in POSITIVE:
         if getattr(config, name) <= 0:
             raise InputError(f"{name} = {getattr(config, name)}: must be more than 0")
@@ -196,6 +265,27 @@ def _check(config):
         )
     if not callable(config.BACKBONE) and config.BACKBONE not in ("resnet50", "resnet101"):
         raise InputError(f"BACKBONE = {config.BACKBONE}: choose resnet50 or resnet101")
+    if config.JIT_COMPILE not in (True, False, "auto"):
+        raise InputError(f"JIT_COMPILE = {config.JIT_COMPILE}: choose True, False or 'auto'")
+    weights, losses = config.LOSS_WEIGHTS, base.LOSS_WEIGHTS
+    if not losses.keys() >= weights.keys() or min(weights.values(), default=0) < 0:
+        raise InputError(f"LOSS_WEIGHTS = {weights}: give at least 0 for {', '.join(losses)}")
+    if config.MODEL == "unet":
+        _check_unet(config)
+
+
+def _check_unet(config):
+    channels = config.DECODER_CHANNELS
+    if len(channels) != 5 or min(channels) < 1:
+        raise InputError(f"DECODER_CHANNELS = {channels}: give 5 numbers, each more than 0")
+    for name in ("SOFT_IOU_WEIGHT", "FOCAL_GAMMA", "BOUNDARY_WEIGHT"):
+        if getattr(config, name) < 0:
+            raise InputError(f"{name} = {getattr(config, name)}: must be at least 0")
+    if config.IMAGE_MIN_SCALE > 1:
+        raise InputError(
+            f"IMAGE_MIN_SCALE = {config.IMAGE_MIN_SCALE}: the U-Net sees images as they are; "
+            "leave it at 0"
+        )
 
 
 def json_settings(config):
@@ -249,14 +339,14 @@ def inference_config(config, settings=None):
     return type(type(config).__name__, (type(config),), attributes)()
 
 
-def parse_settings(assignments, preset):
+def parse_settings(assignments, preset, model="mrcnn"):
     """Read `NAME=VALUE` options.
 
     Parameters
     ----------
     assignments : list of str
         Values are Python literals, or text.
-    preset : str
+    preset, model : str
 
     Returns
     -------
@@ -267,7 +357,6 @@ def parse_settings(assignments, preset):
     InputError
         If there is no such setting (the nearest name is offered), or its value is of another kind.
     """
-    defaults = make_config(preset).to_dict()
     settings = {}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
@@ -277,23 +366,22 @@ def parse_settings(assignments, preset):
         if name in DERIVED:
             source = DERIVED[name]
             raise InputError(f"--set {assignment}: {name} follows from {source}; change that")
-        if name not in defaults:
-            near = difflib.get_close_matches(name.upper(), defaults, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else "see mrcnn_nuclei.config for the names"
-            raise InputError(f"--set {assignment}: there is no setting {name}; {hint}")
         try:
             value = ast.literal_eval(text)
         except (SyntaxError, ValueError):
             value = text
-        default = defaults[name]
-        kind = getattr(Config, name, None) if default is None else default
-        if value is not None or name not in OPTIONAL:
-            _check_kind(assignment, kind, value)
+        _check_setting(name, value, MODELS[model][preset], f"--set {assignment}:")
         settings[name] = value
     return settings
 
 
-OPTIONAL = ("STEPS_PER_EPOCH", "VALIDATION_STEPS", "TRAIN_BN")
+OPTIONAL = (
+    "STEPS_PER_EPOCH",
+    "VALIDATION_STEPS",
+    "TRAIN_BN",
+    "BORDER_THRESHOLD",
+    "INTERIOR_THRESHOLD",
+)
 """Settings for which None has a meaning."""
 
 KINDS = (
@@ -301,17 +389,25 @@ KINDS = (
     (int, int, "a whole number"),
     (float, (int, float), "a number"),
     (str, str, "text"),
-    ((list, tuple, np.ndarray), (list, tuple), "a list"),
+    ((list, tuple, np.ndarray), (list, tuple, np.ndarray), "a list"),
     (dict, dict, "a dictionary"),
 )
 """What a default is, what may replace it, and how to say so."""
 
 
-def _check_kind(assignment, default, value):
+def _check_setting(name, value, config_class, context):
+    """Refuse a setting that the configuration does not have, or a value of another kind."""
+    names = [known for known in dir(config_class) if known.isupper()]
+    if name not in names:
+        near = difflib.get_close_matches(name.upper(), names, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else "see mrcnn_nuclei.config for the names"
+        raise InputError(f"{context} there is no setting {name} of {config_class.MODEL}; {hint}")
+    if callable(value) or name == "JIT_COMPILE" or (value is None and name in OPTIONAL):
+        return
+    default = getattr(config_class, name)
+    default = getattr(Config, name, None) if default is None else default
     for kind, accepted, wanted in KINDS:
         if isinstance(default, kind):
             if not isinstance(value, accepted):
-                raise InputError(
-                    f"--set {assignment}: {value!r} is not {wanted}, as {default!r} is"
-                )
+                raise InputError(f"{context} {value!r} is not {wanted}, as {default!r} is")
             return

@@ -173,7 +173,7 @@ def evaluate_folder(predictions_dir, dataset, progress=True):
     ignored = [path.name for path in files if not path.name.startswith(ours)]
 
     triples = (
-        (name, *_without_crowds(*dataset.load_labels(i), read_label_map(paths[name])))
+        (name, *without_crowds(*dataset.load_labels(i), read_label_map(paths[name])))
         for i, name in enumerate(names)
     )
     return Evaluation(_score(triples, len(names), progress), tuple(ignored))
@@ -235,8 +235,22 @@ def _score(triples, total, progress):
     return rows
 
 
-def _without_crowds(labels, class_ids, prediction):
-    """Clear the crowds of the truth, and the predicted nuclei that lie mostly inside them."""
+def without_crowds(labels, class_ids, prediction):
+    """Clear the crowds of the truth, and the predicted nuclei that lie mostly inside them.
+
+    Parameters
+    ----------
+    labels : int array [H, W]
+        Labelled 1 to N.
+    class_ids : int array [N]
+        Negative for a crowd.
+    prediction : int array [H, W]
+
+    Returns
+    -------
+    labels, prediction : int array [H, W]
+        Fit for `mrcnn_nuclei.metrics.evaluate_pair`.
+    """
     crowd = np.concatenate([[False], class_ids < 0])[labels]
     if not crowd.any() or crowd.shape != prediction.shape:
         return labels, prediction

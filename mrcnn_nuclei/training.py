@@ -15,12 +15,12 @@ from mrcnn.checkpoints import (
     parse_checkpoint_path,
 )
 from mrcnn.errors import InputError
-from mrcnn.model import MaskRCNN
-from mrcnn.utils import COCO_MODEL_URL, download_trained_weights
-from mrcnn.weights import load_weights, read_attribute
+from mrcnn.pretrained import coco_weights, imagenet_weights
+from mrcnn.weights import load_weights
 from mrcnn_nuclei.augmentation import Augmentation
 from mrcnn_nuclei.config import json_settings
-from mrcnn_nuclei.detector import RECIPE, recipe
+from mrcnn_nuclei.networks import NETWORKS, read_recipe, recipe
+from mrcnn_nuclei.unet.tuning import CHOICES
 
 LOGGER = logging.getLogger("mrcnn_nuclei")
 
@@ -31,7 +31,7 @@ BACKBONE_LAYER = re.compile(r"(conv1|bn_conv1|(res|bn)\d)")
 
 
 def train(config, train_dataset, val_dataset, logs, weights=None, epochs=None):
-    """Train Mask R-CNN by the stages of `config.SCHEDULE`.
+    """Train the network of a configuration by the stages of its SCHEDULE.
 
     Parameters
     ----------
@@ -49,22 +49,24 @@ def train(config, train_dataset, val_dataset, logs, weights=None, epochs=None):
     Returns
     -------
     Path
-        The checkpoint of lowest validation loss.
+        The best checkpoint: of lowest validation loss, or with the U-Net of highest AJI. `weights`
+        if they are an earlier checkpoint of their run and nothing is left to train.
 
     Raises
     ------
     InputError
         If the weights cannot be had or do not fit.
     """
+    weights = find_weights(weights, config, logs)
     keras.utils.set_random_seed(config.SEED)
     schedule = scale_schedule(config.SCHEDULE, epochs)
     augmentation, plain = _augmentations(config)
-    attributes = recipe("mrcnn", config)
+    attributes = recipe(config)
     config.STEPS_PER_EPOCH = config.STEPS_PER_EPOCH or _batches(train_dataset, config)
     config.VALIDATION_STEPS = config.VALIDATION_STEPS or _batches(val_dataset, config)
-    model = MaskRCNN("training", config, logs)
+    model = NETWORKS[config.MODEL]("training", config, logs)
     model.attributes = attributes
-    load_initial_weights(model, weights or config.INITIAL_WEIGHTS)
+    load_initial_weights(model, weights)
     LOGGER.info(
         "%s: %d images to train on, %d to validate on",
         config.NAME,
@@ -74,6 +76,9 @@ def train(config, train_dataset, val_dataset, logs, weights=None, epochs=None):
     done, total = model.epoch, schedule[-1][1]
     if done >= total:
         LOGGER.warning("nothing to train: %d of %d epochs are done already", done, total)
+        # A checkpoint before the last of its run would have begun a run of its own.
+        begun = Path(model.log_dir).exists()
+        return best_checkpoint(model.log_dir, model.kind) if begun else Path(weights)
     with ProgressBar(total, config.STEPS_PER_EPOCH, done) as progress:
         for layers, until_epoch, factor in schedule:
             if until_epoch > model.epoch:
@@ -88,7 +93,7 @@ def train(config, train_dataset, val_dataset, logs, weights=None, epochs=None):
                     custom_callbacks=[progress],
                     verbose=0,
                 )
-    return best_checkpoint(model.log_dir)
+    return best_checkpoint(model.log_dir, model.kind)
 
 
 def scale_schedule(schedule, epochs=None):
@@ -146,36 +151,60 @@ def _batches(dataset, config):
     return max(1, -(-len(dataset.image_ids) // config.BATCH_SIZE))
 
 
-def load_initial_weights(model, weights):
-    """Load what `--weights` names into a model that is to be trained.
+def find_weights(weights, config, logs):
+    """The file that `--weights` means, downloaded if need be.
 
     Parameters
     ----------
-    model : MaskRCNN
-    weights : str or Path
+    weights : str or Path or None
         See `train`.
+    config : NucleusConfig
+    logs : str or Path
+
+    Returns
+    -------
+    str or Path
+        A file, or "none"; given either, this function returns it as it is.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, or it cannot be downloaded.
     """
-    if weights == "none":
-        return
+    weights = weights or config.INITIAL_WEIGHTS
     if weights == "last":
-        weights = last_checkpoint(model.model_dir, model.config.NAME)
-    if _is_run_of(weights, model.config.NAME):
-        _continue_run(model, weights)
-        return
-    if weights in ("coco", "imagenet") and callable(model.config.BACKBONE):
+        return last_checkpoint(logs, config.NAME, config.MODEL)
+    if weights in ("coco", "imagenet") and callable(config.BACKBONE):
         raise InputError(
             f"--weights {weights}: fits ResNets only, so give --preset paper or --weights none"
         )
+    if weights == "coco":
+        return coco_weights()
     if weights == "imagenet":
-        report = model.load_weights(model.get_imagenet_weights(), by_name=True)
-    else:
-        path = _coco_weights() if weights == "coco" else weights
-        report = load_weights(model.keras_model, path)
-        _require_architecture(report, path)
+        return imagenet_weights(config.BACKBONE)
+    return weights
+
+
+def load_initial_weights(model, weights):
+    """Load weights into a model that is to be trained.
+
+    Parameters
+    ----------
+    model : Trainer
+    weights : str or Path
+        As `find_weights` returns it.
+    """
+    if weights == "none":
+        return
+    if _is_run_of(weights, model):
+        _continue_run(model, weights)
+        return
+    report = load_weights(model.keras_model, weights)
+    _require_architecture(report, weights)
     LOGGER.info("%s: %s", weights, report)
 
 
-def last_checkpoint(logs, name):
+def last_checkpoint(logs, name, model="mrcnn"):
     """The newest checkpoint of the newest run of a name.
 
     Parameters
@@ -183,6 +212,7 @@ def last_checkpoint(logs, name):
     logs : str or Path
     name : str
         `Config.NAME`.
+    model : {"mrcnn", "unet"}
 
     Returns
     -------
@@ -194,34 +224,27 @@ def last_checkpoint(logs, name):
         If there is none.
     """
     try:
-        return find_last(logs, name)
+        return find_last(logs, name, NETWORKS[model].kind)
     except FileNotFoundError:
         raise InputError(
             f"--weights last: no checkpoint of {name} in {logs}; train first, or name its --logs "
-            "folder, --preset and --fold"
+            "folder, --model, --preset and --fold"
         ) from None
 
 
 def _continue_run(model, path):
-    known = (read_attribute(path, RECIPE) or {}).get("settings", {})
+    known = (read_recipe(path) or {}).get("settings", {})
     now = json_settings(model.config)
     model.load_weights(path)
     changed = [name for name in now if name in known and now[name] != known[name]]
-    ignored = ("SEED", "STEPS_PER_EPOCH", "VALIDATION_STEPS")  # kept, or filled in by the run
+    # Kept, filled in by the run, or found by `nucleus tune`, which training has no use for.
+    ignored = ("SEED", "STEPS_PER_EPOCH", "VALIDATION_STEPS", *CHOICES)
     changed = [name for name in changed if name not in ignored]
     if changed:
         LOGGER.warning("%s: continued with another %s than before", path, ", ".join(changed))
-    log_dir, epoch = parse_checkpoint_path(path)
-    if has_later_checkpoint(log_dir, epoch):
+    if has_later_checkpoint(*parse_checkpoint_path(path, model.kind), model.kind):
         LOGGER.warning("%s: not the last of its run, so a new run goes on from it", path)
     LOGGER.info("continuing %s after epoch %d", path, model.epoch)
-
-
-def _coco_weights():
-    path = Path.home() / ".keras" / "models" / COCO_MODEL_URL.rpartition("/")[2]
-    if not path.exists():
-        download_trained_weights(path)
-    return path
 
 
 def _require_architecture(report, path):
@@ -235,10 +258,10 @@ def _require_architecture(report, path):
         )
 
 
-def _is_run_of(path, name):
-    if parse_checkpoint_path(path) is None:
+def _is_run_of(path, model):
+    if parse_checkpoint_path(path, model.kind) is None:
         return False
-    return CHECKPOINT.match(Path(path).name)["name"] == name.lower()
+    return CHECKPOINT.match(Path(path).name)["name"] == model.config.NAME.lower()
 
 
 class ProgressBar(keras.callbacks.Callback):
@@ -277,6 +300,8 @@ class ProgressBar(keras.callbacks.Callback):
         line = f"epoch {epoch + 1}/{self.epochs}  loss {total:.3f}"
         if val_total is not None:
             line += f"  validation {val_total:.3f}"
+        if "val_aji" in logs:
+            line += f"  AJI {logs['val_aji']:.3f}"
         parts = [
             f"{name.removesuffix('_loss')} {value:.3f}/{losses['val_' + name]:.3f}"
             if "val_" + name in losses

@@ -523,6 +523,22 @@ def test_train_detect_evaluate(capsys, tmp_path):
     assert list((tmp_path / "logs").iterdir()) == [run]
 
 
+@pytest.mark.parametrize("empty", [["val"], ["train", "val"]])
+def test_one_image_to_train_on_and_none_with_nuclei_to_validate_on(capsys, tmp_path, empty):
+    for name in ("train", "val"):
+        write_pairs(tmp_path / "data" / name, count=1, size=64)
+    for name in empty:
+        blank = Image.fromarray(np.zeros((64, 64), np.uint16))
+        blank.save(tmp_path / "data" / name / "labels" / "tile0.png")
+    assert main([str(argument) for argument in train_arguments(tmp_path / "data", tmp_path)]) == 0
+    [history] = (tmp_path / "logs").glob("*/history.csv")
+    rows = np.genfromtxt(history, delimiter=",", names=True)
+    assert all(np.isfinite(rows[name]).all() for name in rows.dtype.names)
+    assert (rows["val_mrcnn_mask_loss"] == 0).all() and (rows["val_mrcnn_class_loss"] > 0).all()
+    if "train" not in empty:
+        assert (rows["rpn_bbox_loss"] > 0).any()
+
+
 # Other ends
 
 

@@ -220,3 +220,28 @@ def test_inference_config_keeps_what_was_set_on_the_instance():
     config = make_config("compact")
     config.DETECTION_MIN_CONFIDENCE = 0.9
     assert inference_config(config).DETECTION_MIN_CONFIDENCE == 0.9
+
+
+@pytest.mark.parametrize(
+    ("settings", "model", "words"),
+    [
+        ({"IMAGE_MIN_DIM": "a"}, "mrcnn", "IMAGE_MIN_DIM = 'a': 'a' is not a whole number"),
+        ({"JIT_COMPILE": "yes"}, "mrcnn", "JIT_COMPILE = yes: choose True, False or 'auto'"),
+        ({"LOSS_WEIGHTS": {"border": 3}}, "unet", "LOSS_WEIGHTS = {'border': 3}: give at least 0"),
+        ({"LOSS_WEIGHTS": {"border_loss": -1}}, "unet", "give at least 0 for foreground_loss"),
+        ({"DECODER_CHANNELS": [8, 8]}, "unet", "give 5 numbers"),
+        ({"BOUNDARY_WEIGHT": -1}, "unet", "BOUNDARY_WEIGHT = -1: must be at least 0"),
+        ({"IMAGE_MIN_SCALE": 2.0}, "unet", "the U-Net sees images as they are"),
+        ({"BORDER_THRESHOLD": 0.5}, "mrcnn", "there is no setting BORDER_THRESHOLD of mrcnn"),
+    ],
+)
+def test_settings_are_checked_wherever_they_come_from(settings, model, words):
+    with pytest.raises(InputError) as error:
+        make_config("compact", settings, model=model)
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_settings_that_take_values_of_several_kinds():
+    assert parse_settings(["JIT_COMPILE=True"], "compact") == {"JIT_COMPILE": True}
+    assert make_config("compact", {"JIT_COMPILE": "auto"}).JIT_COMPILE == "auto"
+    assert make_config("compact", {"BORDER_THRESHOLD": None}, model="unet").BORDER_THRESHOLD is None

@@ -8,11 +8,12 @@ from tiny import TinyNucleusConfig, tiny_preset, write_tiny_weights
 
 from mrcnn.errors import InputError
 from mrcnn.model import MaskRCNN
-from mrcnn.weights import save_weights
+from mrcnn.weights import save_weights, write_attribute
 from mrcnn_nuclei.config import make_config
 from mrcnn_nuclei.datasets import NucleusDataset
 from mrcnn_nuclei.datasets.synthetic import draw_tile
-from mrcnn_nuclei.detector import Detector, recipe
+from mrcnn_nuclei.detector import Detector
+from mrcnn_nuclei.networks import recipe
 from mrcnn_nuclei.tiling import detect_tiled, tile_grid
 
 
@@ -38,14 +39,14 @@ def image():
 
 
 def test_recipe_by_hand():
-    told = recipe("mrcnn", make_config("paper", {"SEED": 3}))["nuclei"]
+    told = recipe(make_config("paper", {"SEED": 3}))["nuclei"]
     assert (told["model"], told["preset"]) == ("mrcnn", "paper")
     settings = told["settings"]
     assert settings["SEED"] == 3
     assert settings["RPN_ANCHOR_SCALES"] == [8, 16, 32, 64, 128]  # as JSON has it
     assert settings["BACKBONE"] == "resnet101"
     assert not {"NAME", "PRESET", "BATCH_SIZE", "IMAGE_SHAPE"} & set(settings)
-    assert "BACKBONE" not in recipe("mrcnn", make_config("compact"))["nuclei"]["settings"]
+    assert "BACKBONE" not in recipe(make_config("compact"))["nuclei"]["settings"]
 
 
 def test_file_tells_preset_and_settings(tmp_path):
@@ -72,6 +73,31 @@ def test_file_of_another_program_needs_a_preset(tmp_path):
     with pytest.raises(InputError, match="theirs.h5: .*give --preset paper or compact"):
         Detector(tmp_path / "theirs.h5")
     assert Detector(tmp_path / "theirs.h5", "tiny").config.DETECTION_TILE == 128
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ([1], "of a network that this version does not know"),
+        ({"model": "x", "preset": "tiny", "settings": {}}, "this version does not know"),
+        ({"model": "mrcnn", "preset": "tiny"}, "this version does not know"),
+        (
+            {"model": "mrcnn", "preset": "tiny", "settings": {"DETECTION_TILE": "a"}},
+            "DETECTION_TILE = 'a': 'a' is not a whole number",
+        ),
+        (
+            {"model": "mrcnn", "preset": "tiny", "settings": {"DETECTION_TYLE": 1}},
+            "there is no setting DETECTION_TYLE",
+        ),
+    ],
+)
+def test_what_a_file_tells_is_not_trusted(weights, tmp_path, told, words):
+    path = tmp_path / "told.h5"
+    path.write_bytes(weights.read_bytes())
+    write_attribute(path, "nuclei", told)
+    with pytest.raises(InputError) as error:
+        Detector(path)
+    assert str(error.value).startswith(str(path)) and words in str(error.value)
 
 
 def test_files_that_do_not_fit(weights, tmp_path):
@@ -144,6 +170,21 @@ def test_one_pixel_of_a_nucleus(detector):
     image = np.full((100, 100, 3), 230, np.uint8)
     image[99, 0] = (80, 40, 120)
     assert np.isfinite(detector.detect(image).scores).all()
+
+
+def test_an_image_too_large_for_memory(detector, image, monkeypatch):
+    full = RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 5 bytes.")
+
+    def fail(crops, statistics):
+        raise full
+
+    monkeypatch.setattr(detector._model, "detect_instances", fail)
+    with pytest.raises(InputError) as caught:
+        detector.detect(image)
+    assert str(caught.value).startswith(
+        "out of memory with DETECTION_TILE = 128: lower it, or else"
+    )
+    assert "\n" not in str(caught.value) and caught.value.__cause__ is full
 
 
 def test_the_densest_image_whole_and_by_tiles(weights, monuseg, caplog):

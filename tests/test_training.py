@@ -15,16 +15,17 @@ import pytest
 from tiny import TinyNucleusConfig, tiny_preset, write_pairs
 
 from mrcnn import model as modellib
+from mrcnn import pretrained
 from mrcnn.data import DataGenerator
 from mrcnn.errors import InputError
 from mrcnn.losses import LOSS_NAMES
-from mrcnn.weights import load_state, read_attribute, save_weights
+from mrcnn.weights import load_state, read_attribute, save_arrays, save_weights
 from mrcnn_nuclei import training
 from mrcnn_nuclei.augmentation import Augmentation
 from mrcnn_nuclei.config import NucleusConfig, make_config
 from mrcnn_nuclei.datasets import NucleusDataset
 from mrcnn_nuclei.detector import Detector
-from mrcnn_nuclei.training import load_initial_weights, scale_schedule, train
+from mrcnn_nuclei.training import find_weights, load_initial_weights, scale_schedule, train
 
 # Of TensorFlow, on running networks without tracing.
 pytestmark = pytest.mark.filterwarnings("ignore:Even though the .tf.config.experimental_run")
@@ -148,10 +149,10 @@ def test_stages_reach_the_engine(monkeypatch, tmp_path):
             self.epoch = epochs
 
     def continue_after_60(model, weights):
-        if weights == "last":
+        if weights == "60.h5":
             model.epoch = 60
 
-    monkeypatch.setattr(training, "MaskRCNN", Recorder)
+    monkeypatch.setitem(training.NETWORKS, "mrcnn", Recorder)
     monkeypatch.setattr(training, "load_initial_weights", continue_after_60)
     monkeypatch.setattr(training, "best_checkpoint", lambda log_dir: Path(log_dir))
     config = type("Config", (TinyNucleusConfig,), {"SCHEDULE": THREE_STAGES})
@@ -159,7 +160,7 @@ def test_stages_reach_the_engine(monkeypatch, tmp_path):
     train(config(), dataset, dataset, tmp_path)
     assert calls == [("heads", 50, 1e-3), ("4+", 150, 1e-3), ("all", 300, pytest.approx(1e-4))]
     calls.clear()
-    train(config(), dataset, dataset, tmp_path, weights="last")
+    train(config(), dataset, dataset, tmp_path, weights="60.h5")
     assert calls == [("4+", 150, 1e-3), ("all", 300, pytest.approx(1e-4))]
 
 
@@ -236,7 +237,7 @@ def same_weights(model, path):
 def test_last_continues_the_newest_run(run):
     logs = run.parent.parent
     model = new_model(logs)
-    load_initial_weights(model, "last")
+    load_initial_weights(model, find_weights("last", model.config, model.model_dir))
     assert (model.epoch, Path(model.log_dir)) == (2, run.parent)
     assert same_weights(model, run.parent / "mask_rcnn_tiny_0002.h5")
     # What follows an earlier checkpoint is kept: to go on from it is another run.
@@ -252,6 +253,18 @@ def test_a_finished_run_trains_nothing_more(run, train_set, val_set, caplog):
     assert train(config, train_set, val_set, logs, weights="last") == run
     assert "nothing to train: 2 of 2 epochs are done already" in caplog.text
     assert sorted(path.name for path in run.parent.iterdir()) == before
+
+
+def test_an_earlier_checkpoint_with_nothing_left_to_train_is_returned(
+    run, train_set, val_set, caplog
+):
+    logs = run.parent.parent
+    before = sorted(logs.rglob("*"))
+    first = run.parent / "mask_rcnn_tiny_0001.h5"
+    config = make_config("tiny", name="tiny")
+    assert train(config, train_set, val_set, logs, weights=str(first), epochs=1) == first
+    assert "nothing to train: 1 of 1 epochs are done already" in caplog.text
+    assert sorted(logs.rglob("*")) == before
 
 
 def test_a_longer_schedule_continues_in_the_same_folder(run, train_set, val_set, tmp_path):
@@ -300,8 +313,14 @@ def test_none_leaves_random_weights(tmp_path):
 
 def test_last_without_a_run(tmp_path):
     with pytest.raises(InputError) as caught:
-        load_initial_weights(new_model(tmp_path), "last")
+        find_weights("last", make_config("tiny", name="tiny"), tmp_path)
     one_line(caught, "--weights last", "no checkpoint of tiny", tmp_path)
+
+
+def test_weights_that_need_no_search(tmp_path):
+    config = make_config("tiny", name="tiny")
+    assert find_weights(None, config, tmp_path) == config.INITIAL_WEIGHTS == "none"
+    assert find_weights("own.h5", config, tmp_path) == "own.h5"
 
 
 def test_missing_truncated_and_other_files(run, tmp_path):
@@ -322,42 +341,37 @@ def test_missing_truncated_and_other_files(run, tmp_path):
     one_line(caught, run, "another shape", "same architecture")
 
 
-def resnet_like(model):
-    """Have a tiny model pass for a ResNet, for which alone there are such weights."""
-    model.config.BACKBONE = "resnet50"
-    return model
-
-
 @pytest.mark.parametrize("weights", ["coco", "imagenet"])
 def test_weights_for_resnets_are_not_fetched_for_others(tmp_path, weights):
     with pytest.raises(InputError, match="fits ResNets only"):
-        load_initial_weights(new_model(tmp_path), weights)
+        find_weights(weights, make_config("tiny", name="tiny"), tmp_path)
 
 
-def test_coco_weights_offline(monkeypatch, tmp_path):
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+def test_published_weights_are_taken_from_the_cache(monkeypatch, tmp_path):
+    """Of COCO, and of ImageNet those of the backbone."""
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setattr(pretrained, "COCO_SHAPES", {"conv1": (1,)})
+    monkeypatch.setattr(pretrained, "IMAGENET_SHAPES", {"conv1": (1,)})
+    config = make_config("paper", {"BACKBONE": "resnet50"})
+    for weights, name in (
+        (None, "mask_rcnn_coco.h5"),
+        ("coco", "mask_rcnn_coco.h5"),
+        ("imagenet", "mrcnn_resnet50_imagenet.h5"),
+    ):
+        path = tmp_path / "models" / name
+        save_arrays(path, {"conv1": {"conv1/bias:0": np.zeros(1)}})
+        assert find_weights(weights, config, "logs") == path
 
-    def offline(*args, **kwargs):
-        raise OSError("no network")
 
-    monkeypatch.setattr("urllib.request.urlopen", offline)
-    with pytest.raises(InputError) as caught:
-        load_initial_weights(resnet_like(new_model(tmp_path)), "coco")
-    place = tmp_path / ".keras" / "models" / "mask_rcnn_coco.h5"
-    one_line(caught, "mask_rcnn_coco.h5", "fetch https://", place)
-    assert not place.exists()
-
-
-def test_coco_weights_without_the_layers_of_its_classes(monkeypatch, tmp_path):
-    """The file in place is used; what depends on the number of classes keeps its random weights."""
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    place = tmp_path / ".keras" / "models" / "mask_rcnn_coco.h5"
-    place.parent.mkdir(parents=True)
+def test_weights_of_other_classes(tmp_path, caplog):
+    """What depends on the number of classes keeps its random weights."""
+    path = tmp_path / "coco.h5"
     coco = modellib.MaskRCNN("training", make_config("tiny", {"NUM_CLASSES": 81}), tmp_path)
-    save_weights(coco.keras_model, place)
+    save_weights(coco.keras_model, path)
     model = new_model(tmp_path)
     logits = model.keras_model.get_layer("mrcnn_class_logits").get_weights()
-    load_initial_weights(resnet_like(model), "coco")
+    with caplog.at_level("INFO", "mrcnn_nuclei"):
+        load_initial_weights(model, path)
     for name in ("res2a_branch2a", "fpn_c5p5", "mrcnn_mask_conv1"):
         theirs = coco.keras_model.get_layer(name).get_weights()
         ours = model.keras_model.get_layer(name).get_weights()
@@ -365,16 +379,31 @@ def test_coco_weights_without_the_layers_of_its_classes(monkeypatch, tmp_path):
     kept = model.keras_model.get_layer("mrcnn_class_logits").get_weights()
     assert all(np.array_equal(*pair) for pair in zip(logits, kept))
     assert model.epoch == 0
+    assert f"{path}: " in caplog.text
+    assert "3 of another shape (mrcnn_bbox_fc, mrcnn_class_logits, mrcnn_mask)" in caplog.text
 
 
-def test_imagenet_weights_offline(monkeypatch, tmp_path):
-    def offline(*args, **kwargs):
-        raise OSError("no network")
+def test_weights_of_the_backbone_only(tmp_path):
+    """As those of ImageNet are."""
+    other = new_model(tmp_path).keras_model
+    kernel, _ = other.get_layer("res5a_branch2a").get_weights()
+    path = tmp_path / "imagenet.h5"
+    arrays = {
+        layer.name: {f"{layer.name}/{weight.name}:0": weight + 1 for weight in layer.weights}
+        for layer in other.layers
+        if layer.name.startswith(("conv1", "bn", "res"))
+    }
+    save_arrays(path, arrays)
+    model = new_model(tmp_path)
+    load_initial_weights(model, path)
+    loaded = model.keras_model.get_layer("res5a_branch2a").get_weights()
+    np.testing.assert_array_equal(loaded[0], kernel + 1)
 
-    monkeypatch.setattr(keras.utils, "get_file", offline)
+    del arrays["res5a_branch2a"]
+    save_arrays(path, arrays)
     with pytest.raises(InputError) as caught:
-        load_initial_weights(resnet_like(new_model(tmp_path)), "imagenet")
-    one_line(caught, "resnet50_weights_tf", "could not be fetched (no network)", ".keras")
+        load_initial_weights(model, path)
+    one_line(caught, path, "another architecture", "res5a_branch2a")
 
 
 # Crops without nuclei, and with very many
