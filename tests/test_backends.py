@@ -86,13 +86,10 @@ def test_training_goes_on_with_the_optimisers_state(trained, tmp_path):
 EVERY_ROI = {"TRAIN_ROIS_PER_IMAGE": 1000, "ROI_POSITIVE_RATIO": 0.04}
 """All 40 proposals take part, whatever is drawn: random numbers differ once compiled."""
 
-
-def needs_xla(function):
-    """Mark a test of what XLA compiles."""
-    skip = pytest.mark.skipif(BACKEND == "torch", reason="PyTorch has no XLA")
-    return pytest.mark.slow(pytest.mark.backend(skip(function)))
+needs_xla = pytest.mark.skipif(BACKEND == "torch", reason="PyTorch has no XLA")
 
 
+@pytest.mark.slow
 @needs_xla
 def test_a_compiled_training_step_computes_the_same(tmp_path):
     found = {}
@@ -112,6 +109,7 @@ def test_a_compiled_training_step_computes_the_same(tmp_path):
         np.testing.assert_allclose(weights[name], value, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 @needs_xla
 def test_compiled_detection_finds_the_same(tmp_path):
     expected, found = (
@@ -188,10 +186,11 @@ def detect(output, *files):
 @pytest.mark.parametrize("name", BACKENDS[1:])
 def test_the_commands_train_and_detect(tmp_path, name):
     require(name)
-    from tiny import write_pairs
+    from tiny import tiny_preset, write_pairs, write_tiny_weights
 
     write_pairs(tmp_path / "data")
-    wait(start(name, "commands", tmp_path, name, "train"))
+    with tiny_preset():
+        write_tiny_weights(tmp_path / "tiny.h5")
     wait(start(name, "commands", tmp_path, name), start("tensorflow", "commands", tmp_path, "tf"))
     for number in range(3):
         ours, theirs = (
@@ -202,18 +201,20 @@ def test_the_commands_train_and_detect(tmp_path, name):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def commands(folder, output, *steps):
-    """What users type."""
+def commands(folder, output):
+    """Detect by given weights into a folder; train and detect by what was learnt."""
     from tiny import tiny_preset
 
     from mrcnn_nuclei.cli import main
 
-    logs, data = (["--logs", f"{folder}/logs"], ["--dataset", f"{folder}/data"])
+    data, logs = ["--dataset", f"{folder}/data"], ["--logs", f"{folder}/logs-{output}"]
     with tiny_preset():
-        if "train" in steps:
-            assert main(["train", *data, *logs, "--preset", "tiny", "--epochs", "2"]) == 0
-        detect = ["detect", *data, *logs, "--weights", "last", "--output", f"{folder}/{output}"]
-        assert main([*detect, "--preset", "tiny", "--write", "labels"]) == 0
+        detect = ["detect", *data, "--preset", "tiny", "--write", "labels"]
+        given = ["--weights", f"{folder}/tiny.h5", "--output", f"{folder}/{output}"]
+        assert main([*detect, *given]) == 0
+        assert main(["train", *data, *logs, "--preset", "tiny", "--epochs", "1"]) == 0
+        learnt = ["--weights", "last", "--output", f"{folder}/{output}-learnt"]
+        assert main([*detect, *logs, *learnt]) == 0
 
 
 if __name__ == "__main__":

@@ -77,7 +77,8 @@ def devices_of(value):
     """On how many devices a variable lives, as TensorFlow or JAX hold it."""
     if hasattr(value, "sharding"):
         return len(value.sharding.device_set)
-    return len(getattr(value, "values", [value]))
+    copies = getattr(value, "values", None)
+    return len(copies) if isinstance(copies, tuple) else 1
 
 
 def train(folder, count):

@@ -48,6 +48,7 @@ def test_killed_in_an_epoch_and_continued(tmp_path):
     first = find_last(logs, "tiny")
     assert first.name == "mask_rcnn_tiny_0001.h5"
     assert [path.name for path in checkpoints_in(first.parent)] == [first.name]
+    before = weights_in(first)
 
     status, messages = wait(start(logs))
     assert status == 0, messages
@@ -61,7 +62,6 @@ def test_killed_in_an_epoch_and_continued(tmp_path):
     assert any(name.startswith("training_state/optimizer") for name in found)
     for name in expected:
         np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=1e-6, err_msg=name)
-    before = weights_in(first)
     assert any(abs(found[name] - before[name]).max() > 1e-4 for name in expected)
     history = (first.parent / "history.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in history] == ["epoch", "0", "1", "2"]

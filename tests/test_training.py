@@ -141,6 +141,8 @@ def test_stages_reach_the_engine(monkeypatch, tmp_path):
     calls = []
 
     class Recorder:
+        kind = "mask_rcnn"
+
         def __init__(self, mode, config, model_dir):
             self.epoch, self.log_dir = 0, str(tmp_path)
 
@@ -154,7 +156,7 @@ def test_stages_reach_the_engine(monkeypatch, tmp_path):
 
     monkeypatch.setitem(training.NETWORKS, "mrcnn", Recorder)
     monkeypatch.setattr(training, "load_initial_weights", continue_after_60)
-    monkeypatch.setattr(training, "best_checkpoint", lambda log_dir: Path(log_dir))
+    monkeypatch.setattr(training, "best_checkpoint", lambda log_dir, kind: Path(log_dir))
     config = type("Config", (TinyNucleusConfig,), {"SCHEDULE": THREE_STAGES})
     dataset = types.SimpleNamespace(image_ids=[0])  # all that counts here
     train(config(), dataset, dataset, tmp_path)
