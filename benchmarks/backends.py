@@ -21,7 +21,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 
 BACKENDS = ("tensorflow", "jax", "torch")
-REPETITIONS = 9
+REPETITIONS = 5
 
 
 def measure(folder):
@@ -85,7 +85,8 @@ def time_calls(function):
 
 def measure_in_process(name, folder):
     """What `measure` returns, on a backend."""
-    environment = {**os.environ, "KERAS_BACKEND": name}
+    # PyTorch's threads would spend their time waiting for each other.
+    environment = {**os.environ, "KERAS_BACKEND": name, "GOMP_SPINCOUNT": "0"}
     output = Path(folder, f"{name}.json")
     subprocess.run(
         [sys.executable, __file__, "--measure", str(output)], env=environment, check=True
@@ -97,7 +98,8 @@ def check(name, found, expected):
     """Fail unless two backends agree."""
     for loss, value in expected["losses"].items():
         assert abs(found["losses"][loss] / value - 1) < 1e-4, (name, loss)
-    assert found["boxes"] == expected["boxes"], name
+    # Two whose scores are equal up to rounding may come in either order.
+    assert sorted(found["boxes"]) == sorted(expected["boxes"]), name
     assert np.allclose(found["scores"], expected["scores"], rtol=1e-4), name
 
 

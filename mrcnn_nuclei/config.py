@@ -171,7 +171,7 @@ class UNetConfig(_UNetSettings, NucleusConfig):
 class CompactUNetConfig(_UNetSettings, CompactConfig):
     """A U-Net that trains from random weights on two CPU cores."""
 
-    DECODER_CHANNELS = (128, 96, 48, 24, 8)
+    DECODER_CHANNELS = (96, 64, 48, 32, 16)
     IMAGES_PER_GPU = 8
     AUGMENTATION = {
         "rotate": True,
