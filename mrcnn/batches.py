@@ -5,11 +5,13 @@ import itertools
 import os
 from concurrent.futures import ThreadPoolExecutor
 
+import keras
+
 WORKERS = min(os.cpu_count() or 1, 8)
 
 
-def stream(generator, names, first_epoch=0, repeat=False, workers=WORKERS, errors=None):
-    """Yield batches without end, as `keras.Model.fit` takes them.
+def stream(generator, names, first_epoch=0, workers=WORKERS, errors=None):
+    """Yield batches without end, as `keras.Model.fit` takes them for training.
 
     Parameters
     ----------
@@ -17,8 +19,6 @@ def stream(generator, names, first_epoch=0, repeat=False, workers=WORKERS, error
     names : list of str
         Of the network's inputs, in the generator's order.
     first_epoch : int
-    repeat : bool
-        Whether every epoch has the batches of the first one, as suits validation.
     workers : int
         Number of threads; NumPy, SciPy and OpenCV let them run side by side.
     errors : list, optional
@@ -30,21 +30,47 @@ def stream(generator, names, first_epoch=0, repeat=False, workers=WORKERS, error
         Input name -> array.
     """
     with ThreadPoolExecutor(workers) as pool:
-        for epoch in itertools.repeat(first_epoch) if repeat else itertools.count(first_epoch):
+        for epoch in itertools.count(first_epoch):
             generator.set_epoch(epoch)
             # No batch of the next epoch is begun before the last one of this is done.
             waiting = []
             for index in range(len(generator)):
                 waiting.append(pool.submit(generator.__getitem__, index))
                 if len(waiting) > workers:
-                    yield _named(waiting.pop(0), names, errors)
+                    yield _named(waiting.pop(0).result, names, errors)
             for future in waiting:
-                yield _named(future, names, errors)
+                yield _named(future.result, names, errors)
 
 
-def _named(future, names, errors):
+class FixedBatches(keras.utils.PyDataset):
+    """The batches of a generator's first epoch, each time anew, as `fit` takes them for validation.
+
+    A stream would not do: Keras begins a new iterator for each evaluation while TensorFlow's last
+    one still fetches ahead, so that the two share the batches.
+
+    Parameters
+    ----------
+    generator, names, workers, errors
+        See `stream`.
+    """
+
+    def __init__(self, generator, names, workers=WORKERS, errors=None):
+        super().__init__(workers=workers)
+        generator.set_epoch(0)
+        self.generator = generator
+        self.names = names
+        self.errors = errors
+
+    def __len__(self):
+        return len(self.generator)
+
+    def __getitem__(self, index):
+        return _named(lambda: self.generator[index], self.names, self.errors)
+
+
+def _named(make, names, errors):
     try:
-        inputs, _ = future.result()
+        inputs, _ = make()
         return (dict(zip(names, inputs, strict=True)),)
     except Exception as error:
         if errors is not None:

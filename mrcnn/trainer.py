@@ -7,7 +7,7 @@ from pathlib import Path
 import keras
 
 from mrcnn import backend
-from mrcnn.batches import close, stream
+from mrcnn.batches import FixedBatches, close, stream
 from mrcnn.checkpoints import (
     VAL_LOSS,
     Checkpoint,
@@ -301,15 +301,11 @@ class Trainer:
         self._prepare(layers, learning_rate)
         self._make_log_dir()
         errors = []
-        streams = [stream(batches, names, first_epoch=self.epoch, errors=errors)]
+        training = stream(batches, names, first_epoch=self.epoch, errors=errors)
         validation = {}
         if val_dataset is not None and config.VALIDATION_STEPS:
             batches = self._make_batches(val_dataset, config.VALIDATION_STEPS, val_augmentation)
-            streams.append(stream(batches, names, repeat=True, errors=errors))
-            validation = {
-                "validation_data": streams[1],
-                "validation_steps": config.VALIDATION_STEPS,
-            }
+            validation = {"validation_data": FixedBatches(batches, names, errors=errors)}
         callbacks = [
             *self._callbacks(val_dataset),
             Checkpoint(
@@ -328,7 +324,7 @@ class Trainer:
         try:
             with self._scope():
                 history = self.keras_model.fit(
-                    streams[0],
+                    training,
                     initial_epoch=self.epoch,
                     epochs=epochs,
                     steps_per_epoch=config.STEPS_PER_EPOCH,
@@ -349,8 +345,7 @@ class Trainer:
                 ) from error
             raise
         finally:
-            for batches in streams:
-                close(batches)
+            close(training)
         self.epoch = epochs
         return history
 

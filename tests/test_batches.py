@@ -5,10 +5,11 @@ import random
 import threading
 import time
 
+import keras
 import numpy as np
 import pytest
 
-from mrcnn.batches import close, stream
+from mrcnn.batches import FixedBatches, close, stream
 
 
 class Generator:
@@ -55,10 +56,39 @@ def test_order_does_not_depend_on_the_number_of_workers(workers):
     close(batches)
 
 
-def test_repeat_gives_the_first_epoch_again():
-    batches = stream(Generator(3), NAMES, first_epoch=2, repeat=True, workers=4)
-    assert take(batches, 9) == [(2, 0), (2, 1), (2, 2)] * 3
-    close(batches)
+class PowerOfIndex(keras.layers.Layer):
+    """Has the loss 4 ** index."""
+
+    def call(self, inputs):
+        self.add_loss(keras.ops.mean(4.0 ** keras.ops.cast(inputs["index"], "float32")))
+        return inputs["epoch"]
+
+
+def test_each_evaluation_has_each_batch_once():
+    inputs = {name: keras.Input((), name=name) for name in NAMES}
+    model = keras.Model(inputs, PowerOfIndex()(inputs))
+    model.compile("sgd")
+    training = stream(Generator(1), NAMES)
+    validation = FixedBatches(Generator(3), NAMES, workers=2)
+    history = model.fit(
+        training,
+        steps_per_epoch=1,
+        epochs=4,
+        validation_data=validation,
+        shuffle=False,
+        verbose=0,
+    ).history
+    close(training)
+    assert history["val_loss"] == [7] * 4  # (1 + 4 + 16) / 3
+
+
+def test_what_validation_raises_reaches_the_consumer():
+    errors = []
+    batches = FixedBatches(Generator(fails_at=(0, 1)), NAMES, errors=errors)
+    assert take([batches[0]], 1) == [(0, 0)]
+    with pytest.raises(ValueError, match="image 1 of epoch 0"):
+        batches[1]
+    assert [str(error) for error in errors] == ["image 1 of epoch 0"]
 
 
 def test_no_more_batches_are_made_ahead_than_workers():
