@@ -66,6 +66,41 @@ def find_images(folder, suffixes=IMAGE_SUFFIXES):
     )
 
 
+def match_label_maps(names, files):
+    """Find the label map of each image by its name.
+
+    Parameters
+    ----------
+    names : iterable of str
+        Of the images, without suffix; one of their own, ".ome", does not count.
+    files : iterable of Path
+
+    Returns
+    -------
+    dict of str to Path
+        For each name that has one: NAME, NAME_labels, NAME_masks, ... Where there are several, the
+        order of LABEL_ENDINGS decides, then that of LABEL_SUFFIXES.
+    """
+    by_stem = {}
+    for path in sorted(files, key=lambda path: LABEL_SUFFIXES.index(path.suffix.lower())):
+        by_stem.setdefault(path.stem.removesuffix(".ome"), path)
+    matched = {}
+    for name in names:
+        plain = name.removesuffix(".ome")
+        # The bare name comes last, since a picture of the image often has it.
+        stems = [plain + end for end in (*LABEL_ENDINGS, "") if plain + end in by_stem]
+        if stems:
+            matched[name] = by_stem[stems[0]]
+    return matched
+
+
+def labelled_name(path):
+    """The name of the image that a label map belongs to: NAME of NAME_labels.tif."""
+    stem = Path(path).stem.removesuffix(".ome")
+    ending = next((end for end in LABEL_ENDINGS if stem.endswith(end)), "")
+    return stem.removesuffix(ending)
+
+
 def read_image(path):
     """Read an image as 8-bit RGB.
 

@@ -13,7 +13,13 @@ from scipy import ndimage
 from skimage.draw import polygon2mask
 
 from mrcnn.errors import InputError
-from mrcnn.instances import Instances, column_runs, mask_intersections, mask_iou
+from mrcnn.instances import (
+    Instances,
+    column_runs,
+    mask_intersections,
+    mask_iou,
+    meeting_boxes,
+)
 from mrcnn.opencv import cv2
 
 LABELS = np.array(
@@ -300,6 +306,51 @@ def test_overlaps_equal_those_of_dense_masks(dense, random):
     np.testing.assert_array_equal(found, expected)
     assert (intersections > 0).all()
     assert sorted(zip(rows, cols)) == list(zip(rows, cols))
+
+
+@st.composite
+def boxes(draw):
+    """Boxes of all sizes, some without area, some beyond an edge of the image."""
+    corner, side = st.integers(-9, 40), st.sampled_from([0, 1, 2, 3, 9, 60])
+    found = draw(st.lists(st.tuples(corner, corner, side, side), max_size=12))
+    return np.array([(y, x, y + h, x + w) for y, x, h, w in found], int).reshape(-1, 4)
+
+
+@quick
+@given(boxes(), boxes())
+def test_boxes_that_meet_equal_a_comparison_of_all(a, b):
+    starts = np.maximum(a[:, None, :2], b[:, :2])
+    ends = np.minimum(a[:, None, 2:], b[:, 2:])
+    np.testing.assert_array_equal(meeting_boxes(a, b), np.nonzero((starts < ends).all(axis=-1)))
+
+
+def test_a_hundred_thousand_boxes_are_compared_in_seconds():
+    # 300 candidates each if whole rows were compared, and one box that meets all.
+    rng = np.random.default_rng(0)
+    corners = rng.integers(0, 10_000, (100_000, 2))
+    found = np.concatenate([corners, corners + rng.integers(10, 40, (100_000, 2))], axis=1)
+    found[0] = (0, 0, 10_050, 10_050)
+    start = time.process_time()
+    rows, cols = meeting_boxes(found, found)
+    seconds = time.process_time() - start
+    assert (rows == 0).sum() == 100_000 and (rows == cols).sum() == 100_000
+    chosen = rng.integers(1, 100_000, 20)
+    for k in chosen:
+        meet = (found[:, :2] < found[k, 2:]).all(axis=1) & (found[:, 2:] > found[k, :2]).all(axis=1)
+        np.testing.assert_array_equal(cols[rows == k], np.flatnonzero(meet))
+    assert seconds < 6
+
+
+def test_words_of_wide_masks():
+    # 200 columns from 60 on lie in five words, and from 130 on in four.
+    rng = np.random.default_rng(0)
+    masks = rng.random((2, 3, 200)) < 0.5
+    a, b = (
+        Instances((3, 400), [[0, left, 3, left + 200]], [1], [1], [mask])
+        for left, mask in zip((60, 130), masks)
+    )
+    expected = np.count_nonzero(masks[0][:, 70:] & masks[1][:, :130])
+    assert mask_intersections(a, b)[2].tolist() == [expected]
 
 
 def test_iou_by_hand():

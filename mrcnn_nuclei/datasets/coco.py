@@ -88,6 +88,44 @@ def read_labels(sample, shape):
     return labels
 
 
+def read_file(json_path):
+    """Read a COCO file.
+
+    Parameters
+    ----------
+    json_path : Path
+
+    Returns
+    -------
+    list of (Path, dict, list of dict)
+        The file name of each image, its record, and its annotations in the order of the file; None
+        for the latter if the file has no "annotations".
+
+    Raises
+    ------
+    InputError
+        If it is no COCO file.
+    """
+    try:
+        content = json.loads(json_path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{json_path}: is no readable JSON ({error}); export it again") from None
+    try:
+        annotations = {record["id"]: [] for record in content["images"]}
+        for annotation in content.get("annotations", ()):
+            annotations[annotation["image_id"]].append(annotation)
+        annotated = "annotations" in content
+        return [
+            (Path(record["file_name"]), record, annotations[record["id"]] if annotated else None)
+            for record in content["images"]
+        ]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{json_path}: is not a COCO instances file ({type(error).__name__}: {error}); "
+            "it wants the lists images and annotations"
+        ) from None
+
+
 def _json_files(folder):
     return sorted(path for path in folder.glob("*.json") if path.name not in OTHER_FILES)
 
@@ -100,27 +138,14 @@ def _only_json(folder):
 
 
 def _find_in(json_path):
-    try:
-        content = json.loads(json_path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{json_path}: is no readable JSON ({error}); export it again") from None
-    try:
-        annotations = {image["id"]: [] for image in content["images"]}
-        for annotation in content.get("annotations", ()):
-            annotations[annotation["image_id"]].append(annotation)
-        return [
-            Sample(
-                Path(image["file_name"]).stem,
-                _find_image(json_path, image["file_name"]),
-                (json_path, image, annotations[image["id"]]) if "annotations" in content else None,
-            )
-            for image in content["images"]
-        ]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{json_path}: is not a COCO instances file ({type(error).__name__}: {error}); "
-            "it wants the lists images and annotations"
-        ) from None
+    return [
+        Sample(
+            file_name.stem,
+            _find_image(json_path, file_name),
+            None if annotations is None else (json_path, record, annotations),
+        )
+        for file_name, record, annotations in read_file(json_path)
+    ]
 
 
 def _find_image(json_path, file_name):

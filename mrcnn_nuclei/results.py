@@ -1,0 +1,134 @@
+"""Results of a set of images on disk; stopped, the work goes on where it was."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from mrcnn.files import atomic_path
+from mrcnn_nuclei.formats import WRITERS
+
+LOGGER = logging.getLogger("mrcnn_nuclei")
+
+
+class Job(NamedTuple):
+    """The result of one image, and how to come by it.
+
+    Attributes
+    ----------
+    name : str
+        Of its files, without suffix.
+    file_name : str
+        Of the image, for files that hold the whole set.
+    identity
+        JSON-able: of what the result is made; see `file_identity`.
+    make : callable
+        `make(progress)` returns the Instances and the uint8 RGB image, or None for that; it may
+        show a progress bar of its own if `progress` is true.
+    """
+
+    name: str
+    file_name: str
+    identity: Any
+    make: callable
+
+
+def write_results(jobs, output, writers, manifest, made_by, notes=None):
+    """Write the results of images that are not there yet.
+
+    An image whose results are there, made of the same by the same, is left as it is, unless a
+    format needs the whole set at once.
+
+    Parameters
+    ----------
+    jobs : list of Job
+    output : str or Path
+        Folder of the results.
+    writers : list of str
+        Names of `mrcnn_nuclei.formats.WRITERS`.
+    manifest : str
+        Name of the file in `output` that tells of what each result was made.
+    made_by : dict
+        JSON-able: what else decides the results. Those of another are made anew.
+    notes : dict, optional
+        JSON-able: written into the manifest too, but free to change.
+
+    Returns
+    -------
+    nuclei : int
+        In the results of this call.
+    images : int
+        Number of images that were not done already.
+    """
+    output = Path(output)
+    per_image = [WRITERS[name] for name in writers if WRITERS[name].per_image]
+    per_set = [WRITERS[name] for name in writers if not WRITERS[name].per_image]
+    manifest = _Manifest(output / manifest, made_by, notes or {})
+    waiting = [
+        job
+        for job in jobs
+        if per_set
+        or not manifest.has(job)
+        or not all(writer.path(output, job.name).exists() for writer in per_image)
+    ]
+    done = len(jobs) - len(waiting)
+    if done:
+        LOGGER.info("%d of %d images are done already", done, len(jobs))
+
+    nuclei, predictions = 0, {}
+    with tqdm(total=len(waiting), unit="image", desc="Images", disable=len(waiting) < 2) as bar:
+        for job in waiting:
+            found, image = job.make(len(waiting) < 2)
+            manifest.remove(job)
+            for writer in per_image:
+                writer.write(writer.path(output, job.name), found, image)
+            manifest.add(job)
+            if per_set:
+                predictions[job.file_name] = found
+            nuclei += len(found)
+            bar.set_postfix(nuclei=nuclei, refresh=False)
+            bar.update()
+    for writer in per_set:
+        writer.write(writer.path(output), predictions)
+    return nuclei, len(waiting)
+
+
+def file_identity(path):
+    """Path, size and time of a file, which change with its content; of drawn images the name."""
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return [str(path)]
+    return [str(path), status.st_size, status.st_mtime_ns]
+
+
+class _Manifest:
+    """Of what the results in a folder were made; those made by something else are void."""
+
+    def __init__(self, path, made_by, notes):
+        self.path = path
+        self.head = {**notes, **made_by}
+        self.images = {}
+        try:
+            known = json.loads(path.read_text())
+            if all(known[key] == value for key, value in made_by.items()):
+                self.images = known["images"]
+        except (OSError, ValueError, KeyError):
+            pass  # no results yet, or none that can be trusted
+
+    def has(self, job):
+        return self.images.get(job.name) == job.identity
+
+    def remove(self, job):
+        if self.images.pop(job.name, None):
+            self._write()
+
+    def add(self, job):
+        self.images[job.name] = job.identity
+        self._write()
+
+    def _write(self):
+        with atomic_path(self.path) as temporary:
+            temporary.write_text(json.dumps({**self.head, "images": self.images}, indent=1))
