@@ -12,8 +12,16 @@ from scipy.optimize import linear_sum_assignment
 
 from mrcnn.errors import InputError
 from mrcnn.instances import Instances
+from mrcnn_nuclei.datasets.noise import noisy_copy
 from mrcnn_nuclei.image_files import read_label_map
-from mrcnn_nuclei.metrics import METRICS, Overlaps, evaluate_pair, find_overlaps, match
+from mrcnn_nuclei.metrics import (
+    METRICS,
+    Overlaps,
+    aggregated_jaccard,
+    evaluate_pair,
+    find_overlaps,
+    match,
+)
 
 label_maps = arrays(np.int32, (6, 7), elements=st.integers(0, 5))
 dense_masks = arrays(bool, (5, 5, 4), elements=st.booleans())
@@ -295,6 +303,37 @@ def test_densest_image_takes_less_than_a_second(dense_image, shift):
     assert time.perf_counter() - start < 0.5
 
 
+@pytest.mark.parametrize(
+    ("name", "nuclei"),
+    [
+        ("TCGA-HE-7130-01Z-00-DX1", 1862),
+        ("TCGA-HE-7129-01Z-00-DX1", 1584),
+        ("TCGA-KB-A93J-01A-01-TS1", 1390),
+        ("TCGA-RD-A8N9-01A-01-TS1", 1165),
+        ("TCGA-HE-7128-01Z-00-DX1", 1073),
+        ("TCGA-49-4488-01Z-00-DX1", 557),
+    ],
+)
+def test_the_six_densest_images_take_less_than_a_second(monuseg, name, nuclei):
+    """Each predicted nucleus is off by up to 3 pixels, so that it overlaps several true ones."""
+    labels = read_label_map(monuseg / "labels" / f"{name}.png")
+    truth = Instances.from_label_map(labels)
+    assert len(truth) == nuclei
+    offsets = np.random.default_rng(0).integers(-3, 4, (nuclei, 2))
+    room = np.array(truth.shape) - truth.boxes[:, 2:]
+    offsets = np.tile(np.clip(offsets, -truth.boxes[:, :2], room), 2).astype(np.int32)
+    prediction = Instances(
+        truth.shape, truth.boxes + offsets, truth.scores, truth.class_ids, truth.masks
+    )
+    start = time.process_time()
+    aji = aggregated_jaccard(find_overlaps(labels, prediction))
+    assert time.process_time() - start < 0.5
+    start = time.process_time()
+    result = evaluate_pair(labels, prediction)
+    assert time.process_time() - start < 1
+    assert result["AJI"] == aji and 0.5 < aji < 0.8
+
+
 def test_aji_of_the_densest_image_equals_a_plain_computation(dense_image):
     prediction = np.roll(dense_image, (2, -3), (0, 1))
     labels = np.unique(dense_image[dense_image > 0])
@@ -323,3 +362,35 @@ def test_aji_of_the_densest_image_equals_a_plain_computation(dense_image):
     result = evaluate_pair(dense_image, prediction)
     assert time.perf_counter() - start < 1
     assert_values(result, AJI=Fraction(int(above), int(below)))
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("TCGA-HE-7130-01Z-00-DX1", 1862),
+        ("TCGA-HE-7129-01Z-00-DX1", 1584),
+        ("TCGA-KB-A93J-01A-01-TS1", 1390),
+        ("TCGA-RD-A8N9-01A-01-TS1", 1165),
+        ("TCGA-HE-7128-01Z-00-DX1", 1073),
+        ("TCGA-49-4488-01Z-00-DX1", 557),
+    ],
+)
+def test_the_six_densest_images_with_each_nucleus_jittered(monuseg, name, count):
+    truth = read_label_map(monuseg / "labels" / f"{name}.png")
+    moved = noisy_copy(
+        Instances.from_label_map(truth),
+        np.random.default_rng(0),
+        dropped=0,
+        spurious=0,
+        merged=0,
+        jitter=2,
+    )
+    prediction = moved.to_label_map()
+    start = time.process_time()
+    overlaps = find_overlaps(truth, prediction)
+    aji = aggregated_jaccard(overlaps)
+    assert time.process_time() - start < 0.5
+    start = time.process_time()
+    assert evaluate_pair(truth, prediction)["AJI"] == aji
+    assert time.process_time() - start < 1
+    assert len(overlaps.areas_true) == count and 0.4 < aji < 0.9

@@ -42,16 +42,22 @@ class Sample:
     annotation : object, optional
         What the format's `read_labels` needs: a path, several paths or parsed annotations. None
         where the image has no annotation.
-    group : str, optional
-        Patient or slide, which folds keep together; None for an image of its own.
     organ : str, optional
     """
 
     name: str
     image_path: Path
     annotation: Any = None
-    group: str | None = None
     organ: str | None = None
+
+    @property
+    def group(self):
+        """The patient, whose images folds keep together; None for an image of its own.
+
+        Told by names that are TCGA barcodes: "TCGA-<site>-<participant>-...".
+        """
+        parts = self.name.split("-")
+        return "-".join(parts[:3]) if parts[0] == "TCGA" and len(parts) > 3 else None
 
 
 def reader(format):

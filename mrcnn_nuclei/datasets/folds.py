@@ -67,6 +67,43 @@ def make_folds(names, groups=None, strata=None, n_folds=5, seed=0):
     return [sorted(fold) for fold in folds]
 
 
+def folds_file(root):
+    """The file that divides a data set into folds, `root/folds.json`; None if there is none."""
+    path = Path(str(root)) / "folds.json"
+    return path if path.is_file() else None
+
+
+def divide(samples, path=None, n_folds=5):
+    """The folds of a data set: those of a file, else made with seed 0 from groups and organs.
+
+    Parameters
+    ----------
+    samples : sequence of mrcnn_nuclei.datasets.Sample
+    path : str or Path, optional
+        See `read_folds`. It may name images that are not there.
+    n_folds : int
+        How many to make.
+
+    Returns
+    -------
+    list of list of str
+
+    Raises
+    ------
+    InputError
+        If the file cannot be used or lacks an image, or `make_folds` fails.
+    """
+    if path is None:
+        names, groups, organs = zip(*((s.name, s.group, s.organ) for s in samples))
+        return make_folds(names, groups, organs, n_folds)
+    folds = read_folds(path)
+    known = set().union(*folds)
+    unknown = [sample.name for sample in samples if sample.name not in known]
+    if unknown:
+        raise InputError(f"{path}: has no fold for the image {unknown[0]}; add it")
+    return folds
+
+
 def read_folds(path):
     """Read folds from a JSON file.
 

@@ -49,7 +49,7 @@ def find(root, subset=None):
     Returns
     -------
     list of Sample
-        `group` is the patient, for names that are TCGA barcodes.
+        With the organ, where `organs.json` tells it.
 
     Raises
     ------
@@ -68,7 +68,7 @@ def find(root, subset=None):
                 folder / "labels" / f"{name}.png",
             )
             annotation = next((path for path in candidates if path.is_file()), None)
-            samples.append(Sample(name, image_path, annotation, _patient(name), organs.get(name)))
+            samples.append(Sample(name, image_path, annotation, organs.get(name)))
     if not samples:
         raise InputError(f"{root}: no TIFF images in it; format monuseg wants NAME.tif files")
     return sorted(samples, key=lambda sample: sample.name)
@@ -181,9 +181,3 @@ def _read_organs(path):
         raise InputError(
             f"{path}: is not a JSON object of image name to organ; correct it"
         ) from None
-
-
-def _patient(name):
-    """Return the patient part of a TCGA barcode, "TCGA-<site>-<participant>"."""
-    parts = name.split("-")
-    return "-".join(parts[:3]) if parts[0] == "TCGA" and len(parts) > 3 else None

@@ -9,7 +9,7 @@ import numpy as np
 from mrcnn.dataset import Dataset
 from mrcnn.errors import InputError
 from mrcnn_nuclei.datasets import Sample, detect_format, reader
-from mrcnn_nuclei.datasets.folds import make_folds, read_folds
+from mrcnn_nuclei.datasets.folds import divide, folds_file
 from mrcnn_nuclei.image_files import read_image
 
 CACHE_BYTES = 2**30
@@ -34,6 +34,7 @@ class NucleusDataset(Dataset):
         folds=5,
         preprocess=None,
         annotated=True,
+        names=None,
     ):
         """Add the images of a data set, then `prepare`.
 
@@ -64,6 +65,8 @@ class NucleusDataset(Dataset):
             not applied with subset "val". Crowd regions are kept out of it.
         annotated : bool
             Whether images without an annotation are an error. False is for detection.
+        names : collection of str, optional
+            Only these images, in the usual order. Default: all of the subset.
 
         Returns
         -------
@@ -73,7 +76,8 @@ class NucleusDataset(Dataset):
         Raises
         ------
         InputError
-            If the data set cannot be found or read, or the choice leaves no image.
+            If the data set cannot be found or read, lacks an image of `names`, or the choice leaves
+            no image.
         """
         if format is None:
             format = _detect_format(root, subset, annotated)
@@ -82,6 +86,8 @@ class NucleusDataset(Dataset):
         else:
             samples, pixels = None, {}
         samples = _choose(root, format, samples, subset, fold, folds)
+        if names is not None:
+            samples = _named(root, samples, set(names))
         _check_samples(root, samples, annotated, self.names)
 
         self.add_class("nucleus", 1, "nucleus")
@@ -266,7 +272,10 @@ def _choose(root, format, samples, subset, fold, n_folds):
     samples = find()
     if fold is None:
         n_folds = min(n_folds, len({sample.group or sample.name for sample in samples}))
-    val = _fold_names(root, format, samples, fold or 0, n_folds)
+    folds = divide(samples, folds_file(root), n_folds)
+    if not 0 <= (fold or 0) < len(folds):
+        raise InputError(f"{root}: there is no fold {fold}; choose 0 to {len(folds) - 1}")
+    val = set(folds[fold or 0])
     if subset is None:
         return samples
     chosen = [sample for sample in samples if (sample.name in val) == (subset == "val")]
@@ -282,25 +291,11 @@ def _has_both_subfolders(root):
     return (Path(root) / "train").is_dir() and (Path(root) / "val").is_dir()
 
 
-def _fold_names(root, format, samples, fold, n_folds):
-    """Return the names of the images of one fold."""
-    folds_path = None if format == "synthetic" else Path(root) / "folds.json"
-    if folds_path is not None and folds_path.is_file():
-        folds = read_folds(folds_path)
-        known = set().union(*folds)
-        unknown = [sample.name for sample in samples if sample.name not in known]
-        if unknown:
-            raise InputError(f"{folds_path}: has no fold for the image {unknown[0]}; add it")
-    else:
-        folds = make_folds(
-            [sample.name for sample in samples],
-            [sample.group for sample in samples],
-            [sample.organ for sample in samples],
-            n_folds,
-        )
-    if not 0 <= fold < len(folds):
-        raise InputError(f"{root}: there is no fold {fold}; choose 0 to {len(folds) - 1}")
-    return set(folds[fold])
+def _named(root, samples, names):
+    missing = names - {sample.name for sample in samples}
+    if missing:
+        raise InputError(f"{root}: has no image {min(missing)}; add it, or leave it out")
+    return [sample for sample in samples if sample.name in names]
 
 
 def _check_samples(root, samples, annotated, known_names):

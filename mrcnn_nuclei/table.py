@@ -1,0 +1,366 @@
+"""The table of a cross-validation: every network and ensemble, with intervals, by organ and image.
+
+docs/crossval.md tells what its rows are and how the intervals are made.
+"""
+
+import csv
+import io
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mrcnn.errors import InputError
+from mrcnn.files import atomic_path
+from mrcnn_nuclei.config import MODELS
+from mrcnn_nuclei.crossval import HELD_OUT, TEST, read_notes
+from mrcnn_nuclei.datasets.folds import read_folds
+from mrcnn_nuclei.evaluation import COLUMNS
+from mrcnn_nuclei.metrics import METRICS
+from mrcnn_nuclei.runs import read_step
+
+LOGGER = logging.getLogger("mrcnn_nuclei")
+
+RESAMPLES, SEED, CONFIDENCE = 10_000, 0, 0.95
+"""Of the bootstrap."""
+
+PAPER = 0.4502
+"""Average mask IoU over five folds (Ren et al., "Mask-RCNN for Cell Instance Segmentation")."""
+
+NAMES = {"mrcnn": "Mask R-CNN", "unet": "U-Net", "both": "Both networks, Mask-NMS"}
+NUMBERS = "no one two three four five six seven eight nine ten".split()
+SECTIONS = ("held-out images", "images of fold 0", "test images")
+
+DRAWN = ("mAP", "AJI")
+"""Metrics in the picture."""
+COLOURS = {"mrcnn": "#0072B2", "unet": "#D55E00", "both": "#009E73", "other": "#555555"}
+MARKERS = {"mrcnn": "o", "unet": "s", "both": "D", "other": "^"}
+"""Colours of Okabe and Ito, which colour-blind people can tell apart; shapes for print in grey."""
+
+
+def bootstrap_interval(values, resamples=RESAMPLES, seed=SEED):
+    """The 95 % interval of a mean, by the percentile method.
+
+    Parameters
+    ----------
+    values : array [N]
+        One an image.
+    resamples : int
+        How often N images are drawn, with replacement.
+    seed : int
+
+    Returns
+    -------
+    (float, float)
+        The 2.5 % and the 97.5 % quantile of the means of the draws. Source: Efron and Tibshirani,
+        An Introduction to the Bootstrap, 1993, chapter 13.
+    """
+    values = np.asarray(values, float)
+    drawn = np.random.default_rng(seed).integers(0, len(values), (resamples, len(values)))
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(values[drawn].mean(axis=1), [tail, 1 - tail])
+    return float(low), float(high)
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """What one network or ensemble reaches, or several networks in the mean.
+
+    Attributes
+    ----------
+    section : str
+        One of SECTIONS: on which images.
+    name : str
+    model : str
+        A key of COLOURS.
+    images : list of dict
+        One an image, as in `Evaluation.rows`; the mean of the networks where several tried it.
+        Empty if there are no results.
+    spread : dict or None
+        Of several networks, the standard deviation (divisor N) of their means.
+    single : bool
+        Whether another row sums it up with others.
+    paper : float or None
+        The paper's figure.
+    """
+
+    section: str
+    name: str
+    model: str
+    images: list
+    spread: dict | None = None
+    single: bool = False
+    paper: float | None = None
+
+
+class Table:
+    """Rows in every form in which they are written.
+
+    Parameters
+    ----------
+    rows : list of Row
+    organs : dict
+        Of each image, as far as it is known.
+
+    Attributes
+    ----------
+    rows : list of Row
+    records : list of dict
+        For each row one of all its images and, unless it is single, one of their spread, one an
+        organ and one an image: `section`, `row`, `level` ("all", "spread", "organ" or "image"),
+        `of` (which organ or image), `images` (how many), then means, and for each metric the ends
+        of its interval, such as `AJI_low` and `AJI_high`, where there are images enough.
+    """
+
+    def __init__(self, rows, organs):
+        self.rows = rows
+        self.records = [record for row in rows for record in _records(row, organs)]
+
+    def to_markdown(self):
+        """All images, then by organ, then by image."""
+        parts = [
+            "# Cross-validation\n\nMeans over images, and in brackets their "
+            f"{CONFIDENCE:.0%} bootstrap intervals ({RESAMPLES:,} resamples of the images, "
+            f"percentile method, seed {SEED}). Spread: standard deviation of the networks' means. "
+            "Paper: average mask IoU of ResNet-101 on MoNuSeg.\n"
+        ]
+        for section in SECTIONS:
+            records = [r for r in self.records if r["section"] == section]
+            overall = [_line(r) for r in records if r["level"] in ("all", "spread")]
+            if overall:
+                header = ["model", "images", *METRICS, "paper"]
+                parts.append(f"## {section.capitalize()}\n\n{_markdown(header, overall)}")
+            for level in ("organ", "image"):
+                lines = [
+                    [r["of"], r["row"], *_counts(r), *_cells(r)]
+                    for r in sorted(records, key=lambda r: r["of"])
+                    if r["level"] == level
+                ]
+                if lines:
+                    header = [level, "model", "images", "true", "pred", *METRICS]
+                    title = f"### {section.capitalize()} by {level}"
+                    parts.append(f"{title}\n\n{_markdown(header, lines)}")
+        return "\n".join(parts)
+
+    def to_csv(self):
+        """The records, in full precision."""
+        ends = [f"{metric}_{end}" for metric in METRICS for end in ("low", "high")]
+        names = ["section", "row", "level", "of", "images", *COLUMNS[1:], *ends, "paper"]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.records)
+        return text.getvalue()
+
+    def to_json(self):
+        """The records, in full precision, and how the intervals were made."""
+        bootstrap = {"resamples": RESAMPLES, "seed": SEED, "confidence": CONFIDENCE}
+        return json.dumps({"bootstrap": bootstrap, "records": self.records}, indent=1) + "\n"
+
+    def draw(self, path):
+        """Write a picture: for each row that sums up, its images, its mean and the interval.
+
+        Parameters
+        ----------
+        path : str or Path
+            Its suffix says the format, such as .png.
+        """
+        from matplotlib.figure import Figure
+
+        rows = [row for row in self.rows if row.images and not row.single]
+        means = [r for r in self.records if r["level"] == "all" and r["images"]]
+        means = {(r["section"], r["row"]): r for r in means}
+        figure = Figure(figsize=(11, 1.6 + 0.55 * len(rows)), layout="constrained")
+        axes = figure.subplots(1, len(DRAWN), sharey=True)
+        jitter = np.random.default_rng(SEED)
+        for ax, metric in zip(axes, DRAWN):
+            for y, row in enumerate(rows):
+                values = [image[metric] for image in row.images]
+                colour, record = COLOURS[row.model], means[row.section, row.name]
+                heights = y + jitter.uniform(-0.22, 0.22, len(values))
+                ax.scatter(values, heights, s=14, color=colour, alpha=0.4, linewidths=0)
+                mean, ends = record[metric], None
+                if f"{metric}_low" in record:
+                    ends = [[mean - record[f"{metric}_low"]], [record[f"{metric}_high"] - mean]]
+                style = {"color": colour, "markeredgecolor": "black", "ecolor": "black"}
+                ax.errorbar(mean, y, xerr=ends, fmt=MARKERS[row.model], capsize=4, **style)
+            ax.set(xlabel=metric, xlim=(0, 1))
+            ax.grid(axis="x", alpha=0.3)
+        axes[0].axvline(PAPER, color="black", linestyle=":", linewidth=1)
+        axes[0].annotate(f" paper {PAPER}", (PAPER, len(rows) - 0.45), fontsize=8, va="center")
+        axes[0].set_yticks(range(len(rows)), [f"{row.name}\n{row.section}" for row in rows])
+        axes[0].set_ylim(len(rows) - 0.3, -0.6)
+        figure.suptitle(f"Images, mean and its {CONFIDENCE:.0%} interval", fontsize=10)
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, dpi=150)
+
+    def write(self, folder):
+        """Write `table.md`, `table.csv`, `table.json` and `table.png`.
+
+        Parameters
+        ----------
+        folder : str or Path
+        """
+        folder = Path(folder)
+        for suffix, text in (
+            ("md", self.to_markdown()),
+            ("csv", self.to_csv()),
+            ("json", self.to_json()),
+        ):
+            with atomic_path(folder / f"table.{suffix}") as temporary:
+                temporary.write_text(text, encoding="utf-8", newline="\n")
+        self.draw(folder / "table.png")
+
+
+def read_table(output, added=None):
+    """The table of a cross-validation, as far as it has come.
+
+    Parameters
+    ----------
+    output : str or Path
+        Of `mrcnn_nuclei.crossval.cross_validate`.
+    added : dict, optional
+        Evaluation of other predictions for all held-out images, by name.
+
+    Returns
+    -------
+    Table
+        A row without results has no images: an ensemble whose networks are not trained, or the mean
+        over folds that are not all done.
+
+    Raises
+    ------
+    InputError
+        If there is no cross-validation, or no run in it is done.
+    """
+    output = Path(output)
+    organs = read_notes(output)["organs"]
+    n_folds = len(read_folds(output / "folds.json"))
+    models = [model for model in MODELS if (output / f"fold0-{model}").is_dir()]
+    rows = [*_held_out_rows(output, models, n_folds)]
+    for name, evaluation in (added or {}).items():
+        rows.append(Row(SECTIONS[0], name, "other", evaluation.rows))
+    rows += _new_images_rows(output, models, n_folds)
+    if not any(row.images for row in rows):
+        raise InputError(f"{output}: no run in it is done; let nucleus crossval go on")
+    return Table(rows, organs)
+
+
+def _held_out_rows(output, models, n_folds):
+    both = ["both"] if len(models) > 1 else []
+    for model in [*models, *both]:
+        tried = [_results(output / f"fold{k}-{model}", HELD_OUT) for k in range(n_folds)]
+        for k, images in enumerate(tried):
+            yield Row(SECTIONS[0], f"{NAMES[model]}, fold {k}", model, images, single=True)
+        yield _mean(SECTIONS[0], model, "folds", tried, paper=PAPER if model == "mrcnn" else None)
+
+
+def _new_images_rows(output, models, n_folds):
+    """Rows of networks that all saw none of the same images, and of what Mask-NMS makes of them."""
+    for section, prefix, steps, numbers, ensemble in (
+        (SECTIONS[1], "nested", HELD_OUT, range(1, n_folds), "nested"),
+        (SECTIONS[2], "fold", TEST, range(n_folds), "test"),
+    ):
+        for model in models:
+            tried = [_results(output / f"{prefix}{k}-{model}", steps) for k in numbers]
+            if any(tried):
+                for k, images in zip(numbers, tried):
+                    name = f"{NAMES[model]}, without fold {k}"
+                    yield Row(section, name, model, images, single=True)
+                yield _mean(section, model, "networks", tried)
+            name = f"{NAMES[model]}, {_number(len(tried))} by Mask-NMS"
+            yield Row(section, name, model, _results(output / f"{ensemble}-{model}", steps))
+
+
+def _results(folder, steps):
+    """The scores of a run's images, empty if it is not done or was trained on one of them."""
+    scores, config = read_step(folder, steps.metrics), read_step(folder, "config")
+    if scores is None:
+        return []
+    seen = {image["image"] for image in scores["images"]} & set(config["trained_on"])
+    if seen:
+        LOGGER.warning("%s: left out, since its networks were trained on %s", folder, min(seen))
+        return []
+    return scores["images"]
+
+
+def _mean(section, model, kind, tried, paper=None):
+    """The row that sums up several networks of a kind, empty unless all of them are done."""
+    name = f"{NAMES[model]}, mean of {_number(len(tried))} {kind}"
+    if not all(tried):
+        return Row(section, name, model, [], paper=paper)
+    by_image = {}
+    for image in sum(tried, []):
+        by_image.setdefault(image["image"], []).append(image)
+    images = [{"image": name, **_mean_of(same)} for name, same in by_image.items()]
+    means = [_mean_of(images) for images in tried]
+    spread = {column: float(np.std([m[column] for m in means])) for column in COLUMNS[1:]}
+    return Row(section, name, model, images, spread, paper=paper)
+
+
+def _mean_of(images):
+    return {column: float(np.mean([image[column] for image in images])) for column in COLUMNS[1:]}
+
+
+def _number(count):
+    return NUMBERS[count] if count < len(NUMBERS) else str(count)
+
+
+def _records(row, organs):
+    head = {"section": row.section, "row": row.name}
+    yield {**head, "level": "all", "of": "", **_summary(row.images), "paper": row.paper}
+    if row.spread:
+        yield {**head, "level": "spread", "of": "", "images": len(row.images), **row.spread}
+    if row.single:
+        return
+    of_organ = {}
+    for image in row.images:
+        of_organ.setdefault(organs.get(image["image"]), []).append(image)
+    for organ, images in of_organ.items():
+        if organ is not None:
+            yield {**head, "level": "organ", "of": organ, **_summary(images)}
+    for image in row.images:
+        yield {**head, "level": "image", "of": image["image"], **_summary([image])}
+
+
+def _summary(images):
+    """Number of images, means, and the ends of the intervals."""
+    if not images:
+        return {"images": 0}
+    summary = {"images": len(images), **_mean_of(images)}
+    if len(images) > 1:
+        for metric in METRICS:
+            ends = bootstrap_interval([image[metric] for image in images])
+            summary[f"{metric}_low"], summary[f"{metric}_high"] = ends
+    return summary
+
+
+def _line(record):
+    """The cells of a record in a table of all images."""
+    spread = record["level"] == "spread"
+    name = record["row"].replace("mean of", "spread of") if spread else record["row"]
+    paper = record.get("paper")
+    return [name, str(record["images"]), *_cells(record), f"{paper:.4f}" if paper else "-"]
+
+
+def _counts(record):
+    return [str(record["images"]), *(f"{record[name]:.0f}" for name in COLUMNS[1:3])]
+
+
+def _cells(record):
+    """Each metric as text, with its interval if there is one."""
+    if not record["images"]:
+        return ["-"] * len(METRICS)
+    return [
+        f"{record[m]:.3f} [{record[m + '_low']:.3f}, {record[m + '_high']:.3f}]"
+        if f"{m}_low" in record
+        else f"{record[m]:.3f}"
+        for m in METRICS
+    ]
+
+
+def _markdown(header, lines):
+    alignment = [":--" if name in ("model", "organ", "image") else "--:" for name in header]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in [header, alignment, *lines])
