@@ -1,9 +1,18 @@
-"""ResNet v1 (He et al. 2015) with Matterport's layer names."""
+"""ResNet v1 (He et al. 2015) with Matterport's layer names, and normalisation."""
+
+import contextlib
+import contextvars
+import math
 
 import keras
-from keras import layers
+from keras import layers, ops
+
+from mrcnn import backend
 
 STAGE4_BLOCKS = {"resnet50": 6, "resnet101": 23}
+
+GROUP_CHANNELS = 16
+"""Channels of a group in group normalisation (Wu and He 2018, table 3)."""
 
 
 class BatchNorm(layers.BatchNormalization):
@@ -25,7 +34,79 @@ class BatchNorm(layers.BatchNormalization):
 
     def call(self, inputs, training=None):
         # The argument of a functional call would not do: `fit` overrides it.
-        return super().call(inputs, training=training if self.train_bn is None else self.train_bn)
+        training = training if self.train_bn is None else self.train_bn
+        if not (training and self.trainable):
+            return super().call(inputs, training=False)
+        # In float32, as the moving statistics: sums over a batch overflow float16.
+        inputs, scale, offset = (ops.cast(x, "float32") for x in (inputs, self.gamma, self.beta))
+        outputs, mean, variance = backend.normalize_batch(inputs, scale, offset, self.epsilon)
+        keep = self.momentum
+        self.moving_mean.assign(keep * self.moving_mean + (1 - keep) * mean)
+        self.moving_variance.assign(keep * self.moving_variance + (1 - keep) * variance)
+        return ops.cast(outputs, self.compute_dtype)
+
+
+class GroupNorm(layers.GroupNormalization):
+    """Group normalisation (Wu and He 2018) of images [B, H, W, C] or ROIs [B, N, H, W, C], each by
+    itself, in training as in detection."""
+
+    def build(self, input_shape):
+        super().build((None, *input_shape[-3:]))
+        self.input_spec = None
+
+    def call(self, inputs):
+        shape = ops.shape(inputs)
+        outputs = super().call(ops.reshape(inputs, (-1, *shape[-3:])))
+        return ops.reshape(outputs, shape)
+
+
+NORMALIZATIONS = ("batch", "group", "layer")
+"""What `normalize` can do."""
+
+_kind = contextvars.ContextVar("normalization", default="batch")
+
+
+@contextlib.contextmanager
+def normalization(kind):
+    """Choose what `normalize` does in a `with` block.
+
+    Parameters
+    ----------
+    kind : str
+        One of NORMALIZATIONS.
+    """
+    token = _kind.set(kind)
+    try:
+        yield
+    finally:
+        _kind.reset(token)
+
+
+def normalize(x, train_bn=None, name=None):
+    """Normalise features as `Config.NORMALIZATION` says; a backbone of one's own can use it too.
+
+    "batch": `BatchNorm`. "group": in groups of GROUP_CHANNELS channels, or of as many as divide
+    both. "layer": all channels together. The layer and its `gamma` and `beta` have the same names
+    in each case, so that weights trained with one kind start a network with another.
+
+    Parameters
+    ----------
+    x : KerasTensor [B, H, W, C] or [B, N, H, W, C]
+        Images or ROIs.
+    train_bn : bool or None
+        See `BatchNorm`; the others have no statistics to freeze.
+    name : str, optional
+
+    Returns
+    -------
+    KerasTensor
+        Of the same shape.
+    """
+    kind, channels = _kind.get(), x.shape[-1]
+    if kind == "batch":
+        return BatchNorm(train_bn, name=name)(x)
+    groups = channels // math.gcd(channels, GROUP_CHANNELS) if kind == "group" else 1
+    return GroupNorm(groups, name=name)(x)
 
 
 def resnet_graph(input_image, architecture, stage5=False, train_bn=True):
@@ -48,7 +129,7 @@ def resnet_graph(input_image, architecture, stage5=False, train_bn=True):
     """
     x = layers.ZeroPadding2D(3)(input_image)
     x = layers.Conv2D(64, 7, strides=2, name="conv1")(x)
-    x = BatchNorm(train_bn, name="bn_conv1")(x)
+    x = normalize(x, train_bn, "bn_conv1")
     x = layers.Activation("relu")(x)
     c1 = x = layers.MaxPooling2D(3, strides=2, padding="same")(x)
     c2 = x = _stage(x, 2, [64, 64, 256], 3, train_bn, strides=(1, 1))
@@ -109,7 +190,7 @@ def conv_block(
     shortcut = layers.Conv2D(
         filters[2], 1, strides=strides, use_bias=use_bias, name=f"res{name}_branch1"
     )(input_tensor)
-    shortcut = BatchNorm(train_bn, name=f"bn{name}_branch1")(shortcut)
+    shortcut = normalize(shortcut, train_bn, f"bn{name}_branch1")
     return _join(x, shortcut, name)
 
 
@@ -124,7 +205,7 @@ def _bottleneck(x, kernel_size, filters, name, strides, use_bias, train_bn):
             use_bias=use_bias,
             name=f"res{name}_branch2{branch}",
         )(x)
-        x = BatchNorm(train_bn, name=f"bn{name}_branch2{branch}")(x)
+        x = normalize(x, train_bn, f"bn{name}_branch2{branch}")
         if branch != "c":
             x = layers.Activation("relu")(x)
     return x

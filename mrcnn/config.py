@@ -97,6 +97,8 @@ class Config:
     RPN_CHANNELS = 512
     FPN_MASK_CHANNELS = 256
     BATCH_NORM_MOMENTUM = 0.99
+    NORMALIZATION = "batch"  # or "group", "layer": see `mrcnn.backbone.normalize`
+    MASK_LOSS = "bce"  # or "dice": see `mrcnn.losses`
     OPTIMIZER = "sgd"  # or "adam"
     JIT_COMPILE = "auto"  # True, False: whether XLA compiles the network, see docs/backends.md
     SEED = 0

@@ -43,7 +43,8 @@ def load_image_gt(
         int32 [H, W]. It receives the picture as resized and cropped, without the padding that
         "crop" mode adds, and keeps its size; if it has an attribute `crops = True` it receives the
         whole picture and returns the crop, at most as large as the network's input. Dense masks
-        become a label map for it, where the first of overlapping objects wins.
+        become a label map for it, where the first of overlapping objects wins. In training, an
+        attribute `at_epoch(epoch)` returns the augmentation of an epoch, counted from 0.
     use_mini_mask : bool, optional
         None: as `config.USE_MINI_MASK`.
     rng : numpy.random.Generator, optional
@@ -253,6 +254,8 @@ class Batches:
     def set_epoch(self, epoch):
         """Go to the start of an epoch, counted from 0, and draw its order of images."""
         self._epoch = int(epoch)
+        at_epoch = getattr(self.augmentation, "at_epoch", None)
+        self._epoch_augmentation = at_epoch(self._epoch) if at_epoch else self.augmentation
         passes = -(-self.steps * self.batch_size // len(self.image_ids))
         orders = [self.image_ids] * passes
         if self.shuffle:
@@ -276,7 +279,7 @@ class Batches:
         source = self.dataset.image_info[image_id]["source"]
         if source in self.no_augmentation_sources:
             return {}
-        return {"augment": self.augment, "augmentation": self.augmentation}
+        return {"augment": self.augment, "augmentation": self._epoch_augmentation}
 
     def mold(self, image, window, image_id):
         """The image as the network takes it; z-scores are those of the whole image."""

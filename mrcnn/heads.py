@@ -4,7 +4,7 @@ import math
 
 from keras import layers, ops
 
-from mrcnn.backbone import BatchNorm
+from mrcnn.backbone import normalize
 from mrcnn.roi_align import PyramidROIAlign
 
 
@@ -81,10 +81,10 @@ def fpn_classifier_graph(
     )
     # Fully connected layers written as convolutions.
     x = ROIFullyConnected(fc_layers_size, pool_size, name="mrcnn_class_conv1")(x)
-    x = BatchNorm(train_bn, name="mrcnn_class_bn1")(x)
+    x = normalize(x, train_bn, "mrcnn_class_bn1")
     x = layers.Activation("relu")(x)
     x = ROIConv2D(fc_layers_size, 1, name="mrcnn_class_conv2")(x)
-    x = BatchNorm(train_bn, name="mrcnn_class_bn2")(x)
+    x = normalize(x, train_bn, "mrcnn_class_bn2")
     x = layers.Activation("relu")(x)
     shared = layers.Reshape((rois.shape[1], fc_layers_size), name="pool_squeeze")(x)
     logits = layers.Dense(num_classes, name="mrcnn_class_logits")(shared)
@@ -111,7 +111,7 @@ def build_fpn_mask_graph(
     )
     for i in range(1, 5):
         x = ROIConv2D(channels, 3, padding="same", name=f"mrcnn_mask_conv{i}")(x)
-        x = BatchNorm(train_bn, name=f"mrcnn_mask_bn{i}")(x)
+        x = normalize(x, train_bn, f"mrcnn_mask_bn{i}")
         x = layers.Activation("relu")(x)
     x = ROIConv2DTranspose(channels, 2, strides=2, activation="relu", name="mrcnn_mask_deconv")(x)
     return ROIConv2D(num_classes, 1, activation="sigmoid", name="mrcnn_mask")(x)

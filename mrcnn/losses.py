@@ -1,6 +1,6 @@
 """The five losses of Mask R-CNN (He et al. 2017; Girshick 2015 for the smooth L1), and L2.
 
-Each is a scalar, and 0 where nothing takes part in it.
+The masks have two to choose from. Each loss is a scalar, and 0 where nothing takes part in it.
 """
 
 import keras
@@ -141,16 +141,37 @@ def mrcnn_mask_loss_graph(target_masks, target_class_ids, pred_masks):
     -------
     float32 scalar
     """
-    class_ids = ops.cast(target_class_ids, "int32")
-    channel = ops.one_hot(class_ids, pred_masks.shape[-1], dtype=pred_masks.dtype)
-    predicted = ops.sum(pred_masks * channel[:, :, None, None], axis=-1)
+    predicted = _of_class(pred_masks, target_class_ids)
     # As Keras 2 computed it on TensorFlow: clipped, and kept off zero once more in the logarithm.
     epsilon = 1e-7
     predicted = ops.clip(predicted, epsilon, 1.0 - epsilon)
     inside = target_masks * ops.log(predicted + epsilon)
     outside = (1.0 - target_masks) * ops.log(1.0 - predicted + epsilon)
     entropy = -(inside + outside)
-    return _mean_over(ops.mean(entropy, axis=(-2, -1)), class_ids > 0)
+    return _mean_over(ops.mean(entropy, axis=(-2, -1)), target_class_ids > 0)
+
+
+def mrcnn_mask_dice_loss_graph(target_masks, target_class_ids, pred_masks):
+    """One minus the Dice coefficient of positive ROIs' masks, for their class.
+
+    The coefficient of an ROI is (2 sum(p g) + 1) / (sum(p) + sum(g) + 1) over its pixels, with
+    probabilities p and truth g; the ones keep it defined where a mask is empty (Milletari et al.
+    2016, "V-Net", without their squares).
+
+    Parameters are those of `mrcnn_mask_loss_graph`.
+
+    Returns
+    -------
+    float32 scalar
+    """
+    predicted = ops.cast(_of_class(pred_masks, target_class_ids), "float32")
+    shared = ops.sum(predicted * target_masks, axis=(-2, -1))
+    total = ops.sum(predicted, axis=(-2, -1)) + ops.sum(target_masks, axis=(-2, -1))
+    return _mean_over(1.0 - (2.0 * shared + 1.0) / (total + 1.0), target_class_ids > 0)
+
+
+MASK_LOSSES = {"bce": mrcnn_mask_loss_graph, "dice": mrcnn_mask_dice_loss_graph}
+"""By `Config.MASK_LOSS`."""
 
 
 def weight_decay(weights, rate):
@@ -171,6 +192,13 @@ def weight_decay(weights, rate):
             size = int(np.prod(weight.shape))
             total = total + rate * ops.sum(ops.square(ops.cast(weight, "float32"))) / size
     return total
+
+
+def _of_class(pred_masks, class_ids):
+    """The mask of each ROI's class: [B, R, height, width, classes] to [B, R, height, width]."""
+    class_ids = ops.cast(class_ids, "int32")
+    channel = ops.one_hot(class_ids, pred_masks.shape[-1], dtype=pred_masks.dtype)
+    return ops.sum(pred_masks * channel[:, :, None, None], axis=-1)
 
 
 def _cross_entropy(class_ids, logits):

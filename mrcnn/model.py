@@ -24,7 +24,6 @@ from mrcnn.export import Constant, export_model
 from mrcnn.heads import build_fpn_mask_graph, fpn_classifier_graph
 from mrcnn.image_meta import compose_image_meta, parse_image_meta, parse_image_meta_graph
 from mrcnn.images import mold_image, normalize_statistics, resize_image, unmold_image
-from mrcnn.instances import Instances
 from mrcnn.losses import (
     mrcnn_bbox_loss_graph,
     mrcnn_class_loss_graph,
@@ -33,13 +32,13 @@ from mrcnn.losses import (
     rpn_class_loss_graph,
     smooth_l1_loss,
 )
-from mrcnn.masks import paste_mask
 from mrcnn.network import build_network
 from mrcnn.pretrained import imagenet_weights
 from mrcnn.random_rois import build_detection_targets, generate_random_rois
 from mrcnn.roi_align import PyramidROIAlign, log2_graph
 from mrcnn.rpn import ProposalLayer, ProposalSteps, build_rpn_model, rpn_graph
 from mrcnn.rpn_targets import build_rpn_targets
+from mrcnn.soft_instances import SoftInstances
 from mrcnn.targets import DetectionTargetLayer, detection_targets_graph
 from mrcnn.tensors import batch_pack_graph, trim_zeros_graph
 from mrcnn.trainer import Trainer, stage_patterns
@@ -239,27 +238,9 @@ class MaskRCNN(Trainer):
         scores : ndarray float32 [N]
         masks : ndarray bool [H, W, N]
         """
-        found = self._unmold(detections, mrcnn_mask, original_image_shape, image_shape, window)
+        soft = _unmold(detections, mrcnn_mask, original_image_shape, image_shape, window)
+        found = soft.harden(self.config.DETECTION_MASK_THRESHOLD)
         return found.boxes, found.class_ids, found.scores, found.to_dense()
-
-    def _unmold(self, detections, masks, original_shape, image_shape, window):
-        class_ids = detections[:, 4].astype(np.int32)
-        padding = np.flatnonzero(class_ids == 0)
-        count = padding[0] if len(padding) else len(detections)
-        y1, x1, y2, x2 = norm_boxes(np.asarray(window), image_shape[:2])
-        origin, extent = np.array([y1, x1, y1, x1]), np.array([y2 - y1, x2 - x1] * 2)
-        boxes = denorm_boxes((detections[:count, :4] - origin) / extent, original_shape[:2])
-        limits = np.array([*original_shape[:2]] * 2)
-        boxes = np.clip(boxes, 0, limits).astype(np.int32)
-        real = np.flatnonzero((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))
-        threshold = self.config.DETECTION_MASK_THRESHOLD
-        return Instances(
-            shape=tuple(original_shape[:2]),
-            boxes=boxes[real],
-            scores=detections[real, 5],
-            class_ids=class_ids[real],
-            masks=[paste_mask(masks[i, :, :, class_ids[i]], boxes[i], threshold) for i in real],
-        )
 
     def detect_instances(self, images, statistics=None):
         """Find the objects in images; the compact form of `detect`.
@@ -275,6 +256,21 @@ class MaskRCNN(Trainer):
         -------
         list of Instances
             Sorted by falling score. Overlaps are kept.
+        """
+        threshold = self.config.DETECTION_MASK_THRESHOLD
+        return [soft.harden(threshold) for soft in self.detect_soft(images, statistics)]
+
+    def detect_soft(self, images, statistics=None):
+        """Find the objects in images, their masks as probabilities.
+
+        Parameters
+        ----------
+        images, statistics
+            See `detect_instances`.
+
+        Returns
+        -------
+        list of SoftInstances
         """
         self._require_batch(images)
         molded_images, metas, windows = self.mold_inputs(images, statistics)
@@ -293,7 +289,7 @@ class MaskRCNN(Trainer):
                 limit,
             )
         return [
-            self._unmold(detections[i], masks[i], image.shape, molded_images.shape[1:], windows[i])
+            _unmold(detections[i], masks[i], image.shape, molded_images.shape[1:], windows[i])
             for i, image in enumerate(images)
         ]
 
@@ -507,6 +503,26 @@ class MaskRCNN(Trainer):
         for name, value in results.items():
             log(name, value)
         return results
+
+
+def _unmold(detections, masks, original_shape, image_shape, window):
+    """One image's detections as SoftInstances; see `MaskRCNN.unmold_detections`."""
+    class_ids = detections[:, 4].astype(np.int32)
+    padding = np.flatnonzero(class_ids == 0)
+    count = padding[0] if len(padding) else len(detections)
+    y1, x1, y2, x2 = norm_boxes(np.asarray(window), image_shape[:2])
+    origin, extent = np.array([y1, x1, y1, x1]), np.array([y2 - y1, x2 - x1] * 2)
+    boxes = denorm_boxes((detections[:count, :4] - origin) / extent, original_shape[:2])
+    limits = np.array([*original_shape[:2]] * 2)
+    boxes = np.clip(boxes, 0, limits).astype(np.int32)
+    real = np.flatnonzero((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))
+    return SoftInstances(
+        shape=tuple(original_shape[:2]),
+        boxes=boxes[real],
+        scores=detections[real, 5],
+        class_ids=class_ids[real],
+        masks=masks[real, :, :, class_ids[real]],
+    )
 
 
 class _EpochSeed(keras.callbacks.Callback):

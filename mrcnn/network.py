@@ -7,7 +7,7 @@ from keras import layers, ops
 
 from mrcnn import losses
 from mrcnn.anchors import pyramid_anchors
-from mrcnn.backbone import build_backbone, set_batch_norm_momentum
+from mrcnn.backbone import build_backbone, normalization, set_batch_norm_momentum
 from mrcnn.backend import scale_loss
 from mrcnn.box_ops import norm_boxes_graph
 from mrcnn.boxes import norm_boxes
@@ -145,6 +145,13 @@ def build_network(mode, config):
     Network
         Inputs and outputs are Matterport's, in its order: see `_training` and `_inference`.
     """
+    with normalization(config.NORMALIZATION):
+        network = _build(mode, config)
+    set_batch_norm_momentum(network, config.BATCH_NORM_MOMENTUM)
+    return network
+
+
+def _build(mode, config):
     image = layers.Input((None, None, config.IMAGE_CHANNEL_COUNT), name="input_image")
     meta = layers.Input((config.IMAGE_META_SIZE,), name="input_image_meta")
     _, *stages = build_backbone(image, config)
@@ -162,9 +169,7 @@ def build_network(mode, config):
         for name, outputs in zip(names, zip(*by_level))
     ]
     build = {"training": _training, "inference": _inference}[mode]
-    network = build(image, meta, pyramid[:4], rpn_outputs, config)
-    set_batch_norm_momentum(network, config.BATCH_NORM_MOMENTUM)
-    return network
+    return build(image, meta, pyramid[:4], rpn_outputs, config)
 
 
 def _training(image, meta, pyramid, rpn_outputs, config):
@@ -205,7 +210,7 @@ def _training(image, meta, pyramid, rpn_outputs, config):
         "mrcnn_class_loss": (losses.mrcnn_class_loss_graph, [class_ids, logits, active]),
         "mrcnn_bbox_loss": (losses.mrcnn_bbox_loss_graph, [deltas, class_ids, refinements]),
         "mrcnn_mask_loss": (
-            losses.mrcnn_mask_loss_graph,
+            losses.MASK_LOSSES[config.MASK_LOSS],
             [masks[:, :positive], class_ids[:, :positive], predicted_masks],
         ),
     }

@@ -30,10 +30,10 @@ class Augmentation:
     ----------
     crop_size : int or (int, int)
         Height and width of the result in pixels.
-    rotate : bool
-        Turn by any angle.
-    flip : bool
-        Flip horizontally and vertically, each with probability one half.
+    rotate : bool or float
+        Turn by any angle; a fraction: by up to that part of a full turn.
+    flip : bool or float
+        Flip horizontally and vertically, each with probability one half; a fraction: of that.
     scale : (float, float)
         Range of the magnification.
     blur : float
@@ -46,6 +46,8 @@ class Augmentation:
         reference to train distilled stain-invariant convolutional networks", 2018).
     brightness : float
         Grey levels are multiplied by up to 1 plus or minus this.
+    growth : int
+        Number of epochs in which all this but the crop grows from nothing to full strength.
 
     Raises
     ------
@@ -65,6 +67,7 @@ class Augmentation:
         noise=0.0,
         stain=0.0,
         brightness=0.0,
+        growth=0,
     ):
         self.crop_size = tuple(int(side) for side in np.broadcast_to(crop_size, 2))
         if min(self.crop_size) < 1:
@@ -78,6 +81,36 @@ class Augmentation:
         self.noise = noise
         self.stain = stain
         self.brightness = brightness
+        self.growth = growth
+
+    def at_epoch(self, epoch):
+        """The augmentation of an epoch: at `epoch / growth` of its strength, at most all of it.
+
+        Every range narrows in proportion, the magnification's to its geometric middle.
+
+        Parameters
+        ----------
+        epoch : int
+            Counted from 0.
+
+        Returns
+        -------
+        Augmentation
+        """
+        if epoch >= self.growth:
+            return self
+        strength = epoch / self.growth
+        middle = math.sqrt(self.scale[0] * self.scale[1])
+        return Augmentation(
+            self.crop_size,
+            rotate=strength * self.rotate,
+            flip=strength * self.flip,
+            scale=tuple(middle * (end / middle) ** strength for end in self.scale),
+            blur=strength * self.blur,
+            noise=strength * self.noise,
+            stain=strength * self.stain,
+            brightness=strength * self.brightness,
+        )
 
     def __call__(self, image, labels, rng):
         """Return a random crop.
@@ -102,9 +135,9 @@ class Augmentation:
         return self._recolour(image, rng), labels
 
     def _cut(self, image, labels, rng):
-        angle = rng.uniform(0, 2 * math.pi) if self.rotate else 0.0
+        angle = rng.uniform(0, 2 * math.pi * self.rotate) if self.rotate else 0.0
         scale = rng.uniform(*self.scale)
-        mirror = np.where(rng.random(2) < 0.5, -1, 1) if self.flip else np.ones(2)
+        mirror = np.where(rng.random(2) < 0.5 * self.flip, -1, 1) if self.flip else np.ones(2)
         linear = _linear_map(angle, scale, mirror)
         extent = _extent(linear, self.crop_size)
         if np.any(extent > labels.shape):

@@ -2,7 +2,7 @@
 
 from keras import layers
 
-from mrcnn.backbone import BatchNorm, conv_block, identity_block
+from mrcnn.backbone import conv_block, identity_block, normalize
 
 
 def compact_resnet(input_image, stage5=True, train_bn=None):
@@ -24,7 +24,7 @@ def compact_resnet(input_image, stage5=True, train_bn=None):
     """
     # Two convolutions in place of one of 7 x 7 and a pooling keep the small nuclei's edges.
     x = layers.Conv2D(32, 3, strides=2, padding="same", use_bias=False, name="conv1")(input_image)
-    x = BatchNorm(train_bn, name="bn_conv1")(x)
+    x = normalize(x, train_bn, "bn_conv1")
     c1 = x = layers.Activation("relu")(x)
     maps = [c1]
     for stage, width in ((2, 32), (3, 64), (4, 96), (5, 128)):

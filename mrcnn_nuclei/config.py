@@ -29,6 +29,20 @@ class NucleusConfig(Config):
         Pixels that neighbouring tiles share: more than the diameter of a nucleus.
     AUGMENTATION : dict
         Parameters of `mrcnn_nuclei.augmentation.Augmentation`.
+    AUGMENTATION_GROWTH : int
+        Over how many epochs the augmentation grows from none to its full strength; 0: full at once.
+    CLAHE : float
+        Clip limit of the contrast enhancement that images go through on their way in, see
+        `mrcnn_nuclei.contrast.enhance`; 0: none.
+    TEST_TIME_AUGMENTATION : bool
+        See an image's tiles turned over too. Mask R-CNN fuses what it finds in both flips and in
+        the tile by Mask-NMS; the U-Net averages its maps over the eight flips and quarter turns.
+    MASK_NMS : {"none", "greedy", "soft"}
+        Whether overlapping masks of an image suppress each other, see
+        `mrcnn_nuclei.postprocessing.postprocess`. Those of the U-Net never overlap.
+    MASK_DILATION : int
+        Pixels by which the masks of the result grow, or shrink if negative, see
+        `mrcnn_nuclei.postprocessing.dilate`.
     INITIAL_WEIGHTS : str
         What training starts from unless told otherwise, see `mrcnn_nuclei.training.train`.
     PRESET : str
@@ -57,6 +71,8 @@ class NucleusConfig(Config):
     IMAGE_MIN_SCALE = 0.0
     IMAGE_NORMALIZATION = "zscore"
     AUGMENTATION = {"rotate": True, "flip": True, "blur": 1.0}
+    AUGMENTATION_GROWTH = 0
+    CLAHE = 0.0
 
     RPN_ANCHOR_SCALES = (8, 16, 32, 64, 128)
     RPN_NMS_THRESHOLD = 0.9
@@ -74,6 +90,9 @@ class NucleusConfig(Config):
     DETECTION_MASK_THRESHOLD = 0.35
     DETECTION_TILE = 640
     DETECTION_OVERLAP = 128
+    TEST_TIME_AUGMENTATION = False
+    MASK_NMS = "none"
+    MASK_DILATION = 0
 
 
 def _compact_resnet(*args, **kwargs):
@@ -142,8 +161,6 @@ class _UNetSettings:
         See `mrcnn_nuclei.unet.watershed.segment`; of the last two None leaves a map out.
     MIN_MARKER_AREA, MIN_NUCLEUS_AREA : int
         In pixels.
-    TEST_TIME_AUGMENTATION : bool
-        Average the maps over the eight flips and quarter turns of a tile.
     """
 
     MODEL = "unet"
@@ -156,7 +173,6 @@ class _UNetSettings:
     INTERIOR_THRESHOLD = 0.5
     MIN_MARKER_AREA = 4
     MIN_NUCLEUS_AREA = 20
-    TEST_TIME_AUGMENTATION = False
 
 
 class UNetConfig(_UNetSettings, NucleusConfig):
@@ -173,6 +189,7 @@ class CompactUNetConfig(_UNetSettings, CompactConfig):
 
     DECODER_CHANNELS = (96, 64, 48, 32, 16)
     IMAGES_PER_GPU = 8
+    SCHEDULE = [("all", 11, 1.0), ("all", 15, 0.3), ("all", 18, 0.05)]
     AUGMENTATION = {
         "rotate": True,
         "flip": True,
@@ -248,11 +265,26 @@ POSITIVE = (
 )
 """Settings that must be more than 0."""
 
+NOT_NEGATIVE = ("AUGMENTATION_GROWTH", "CLAHE")
+
+OPTIONS = {
+    "MASK_LOSS": ("bce", "dice"),
+    "MASK_NMS": ("none", "greedy", "soft"),
+    "NORMALIZATION": ("batch", "group", "layer"),
+}
+"""Settings that are one of a few words."""
+
 
 def _check(config, base):
     for name in POSITIVE:
         if getattr(config, name) <= 0:
             raise InputError(f"{name} = {getattr(config, name)}: must be more than 0")
+    for name in NOT_NEGATIVE:
+        if getattr(config, name) < 0:
+            raise InputError(f"{name} = {getattr(config, name)}: must be at least 0")
+    for name, options in OPTIONS.items():
+        if getattr(config, name) not in options:
+            raise InputError(f"{name} = {getattr(config, name)}: choose {' or '.join(options)}")
     scales, strides = config.RPN_ANCHOR_SCALES, config.BACKBONE_STRIDES
     if len(scales) != len(strides):
         raise InputError(
@@ -281,6 +313,10 @@ def _check_unet(config):
     for name in ("SOFT_IOU_WEIGHT", "FOCAL_GAMMA", "BOUNDARY_WEIGHT"):
         if getattr(config, name) < 0:
             raise InputError(f"{name} = {getattr(config, name)}: must be at least 0")
+    if config.MASK_NMS != "none":
+        raise InputError(
+            f"MASK_NMS = {config.MASK_NMS}: the masks of the U-Net do not overlap; leave it at none"
+        )
     if config.IMAGE_MIN_SCALE > 1:
         raise InputError(
             f"IMAGE_MIN_SCALE = {config.IMAGE_MIN_SCALE}: the U-Net sees images as they are; "

@@ -1,4 +1,4 @@
-"""Everything at toy size on drawn tissue: a set, a trained network, nuclei, scores, pictures."""
+"""Everything at toy size on drawn tissue: both networks trained, nuclei, scores, pictures."""
 
 import time
 
@@ -13,86 +13,98 @@ from mrcnn_nuclei.detection import detect_images, image_sources
 from mrcnn_nuclei.evaluation import evaluate_folder
 from mrcnn_nuclei.formats import label_tiff
 
+NETWORKS = {"mrcnn": "Mask R-CNN", "unet": "the U-Net"}
+
 SETTINGS = {
-    "STEPS_PER_EPOCH": 20,
-    "VALIDATION_STEPS": 2,
-    "SCHEDULE": [("all", 5, 1.0), ("all", 7, 0.1)],
+    "mrcnn": {
+        "STEPS_PER_EPOCH": 20,
+        "VALIDATION_STEPS": 2,
+        "SCHEDULE": [("all", 4, 1.0), ("all", 6, 0.1)],
+    },
+    "unet": {
+        "STEPS_PER_EPOCH": 20,
+        "VALIDATION_STEPS": 1,
+        "IMAGES_PER_GPU": 4,
+        "SCHEDULE": [("all", 3, 1.0), ("all", 4, 0.1)],
+    },
 }
-"""Changes to the compact preset, so that training takes some three minutes on two CPU cores."""
+"""Changes to the compact presets: training both takes some four minutes on two CPU cores."""
 
 TRAINING_TILES, TRAINING_SIZE = 16, 400  # larger than the crop, so that crops differ and can turn
 HELD_OUT_TILES, HELD_OUT_SIZE = 4, 256
 
 
 def run_demo(output, seed=0, settings=None):
-    """Draw a synthetic set, train `compact` on it, detect, score and draw the held-out tiles.
+    """Draw a synthetic set, train both networks on it, detect, score and draw the held-out tiles.
 
     Parameters
     ----------
     output : Path
-        Gets `data`, `logs`, `results`, and `table.md`, `table.json` and `demo.png`.
+        Gets `data`, `logs`, for each network `results/<network>`, `table-<network>.md` and
+        `table-<network>.json`, and `demo.png`.
     seed : int
     settings : dict, optional
-        Further changes to the preset.
+        Further changes to the presets.
 
     Returns
     -------
-    Evaluation
-        Of the held-out tiles.
+    dict
+        Network -> the Evaluation of the held-out tiles.
     """
     start = time.monotonic()
-    data = output / "data"
-    print(f"1/4  drawing {TRAINING_TILES} tiles to train on and {HELD_OUT_TILES} held out: {data}")
+    data, results = output / "data", output / "results"
+    print(f"1/5  drawing {TRAINING_TILES} tiles to train on and {HELD_OUT_TILES} held out: {data}")
     synthetic.write(data / "train", TRAINING_TILES, TRAINING_SIZE, seed)
     held_out = synthetic.write(data / "val", HELD_OUT_TILES, HELD_OUT_SIZE, seed + 1)
+    training_set, dataset = (NucleusDataset().load(data, subset=s) for s in ("train", "val"))
 
-    settings = {**SETTINGS, "SEED": seed, **(settings or {})}
-    epochs = settings["SCHEDULE"][-1][1]
-    print(f"2/4  training the compact preset for {epochs} short epochs; the first step compiles")
     from mrcnn_nuclei.training import train
 
-    dataset = NucleusDataset().load(data, subset="val")
-    weights = train(
-        make_config("compact", settings, name="nucleus-demo"),
-        NucleusDataset().load(data, subset="train"),
-        dataset,
-        output / "logs",
-    )
+    evaluations = {}
+    for step, (model, title) in enumerate(NETWORKS.items(), start=2):
+        changes = {**SETTINGS[model], "SEED": seed, **(settings or {})}
+        epochs = changes["SCHEDULE"][-1][1]
+        print(f"{step}/5  training {title} for {epochs} short epochs; the first step compiles")
+        config = make_config("compact", changes, name=f"nucleus-demo-{model}", model=model)
+        weights = train(config, training_set, dataset, output / "logs")
+        writers = ["overlay", "labels", "geojson", "csv"]
+        detect_images(image_sources(held_out), weights, results / model, writers)
+        evaluations[model] = evaluate_folder(results / model / "labels", dataset, progress=False)
 
-    results = output / "results"
-    print("3/4  detecting the nuclei of the held-out tiles")
-    detect_images(
-        image_sources(held_out), weights, results, ["overlay", "labels", "geojson", "csv"]
-    )
+    print("4/5  drawing what both have found")
+    overlay.save_png(output / "demo.png", _draw(dataset, results))
 
-    print("4/4  scoring and drawing")
-    evaluation = evaluate_folder(results / "labels", dataset, progress=False)
-    overlay.save_png(output / "demo.png", _draw(dataset, results / "labels"))
-    for suffix in ("md", "json"):
-        evaluation.write(output / f"table.{suffix}")
-    print(evaluation.to_text())
+    print("5/5  scores of the held-out tiles")
+    for model, evaluation in evaluations.items():
+        for suffix in ("md", "json"):
+            evaluation.write(output / f"table-{model}.{suffix}")
+        print(f"\n{NETWORKS[model]}\n{evaluation.to_text()}")
     print(
         f"done in {(time.monotonic() - start) / 60:.1f} minutes; wrote {output}: look at "
-        f"{output / 'demo.png'} and {results / 'overlay'}, scores are in {output / 'table.md'}"
+        f"{output / 'demo.png'} (a tile, what Mask R-CNN found in it, what the U-Net did) and the "
+        f"overlays in {results}"
     )
-    return evaluation
+    return evaluations
 
 
-def _draw(dataset, labels, count=2, zoom=2):
-    """The first held-out tiles, and beside each what was found, false and missed in it."""
+def _draw(dataset, results, count=2, zoom=2):
+    """The first held-out tiles, and beside each what each network found, invented and missed."""
     rows = []
     for image_id, name in enumerate(dataset.names[:count]):
         image = dataset.load_image(image_id)
         size = [zoom * side for side in image.shape[1::-1]]
         image = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
-        truth, _ = dataset.load_labels(image_id)
-        found = label_tiff.read(labels / f"{name}.tif").to_label_map()
-        truth, found = (
-            Instances.from_label_map(np.kron(x, np.ones((zoom, zoom), x.dtype)))
-            for x in (truth, found)
-        )
-        comparison = overlay.compare_overlay(image, truth, found)
-        margin = ((0, len(comparison) - len(image)), (0, 0), (0, 0))
-        plain = np.pad(image, margin, constant_values=255)
-        rows.append(np.hstack([plain, comparison]))
+        truth = _enlarge(dataset.load_labels(image_id)[0], zoom)
+        comparisons = [
+            overlay.compare_overlay(image, truth, _enlarge(found.to_label_map(), zoom))
+            for found in (
+                label_tiff.read(results / model / "labels" / f"{name}.tif") for model in NETWORKS
+            )
+        ]
+        margin = ((0, len(comparisons[0]) - len(image)), (0, 0), (0, 0))
+        rows.append(np.hstack([np.pad(image, margin, constant_values=255), *comparisons]))
     return np.vstack(rows)
+
+
+def _enlarge(labels, zoom):
+    return Instances.from_label_map(np.kron(labels, np.ones((zoom, zoom), labels.dtype)))

@@ -6,12 +6,12 @@ import numpy as np
 
 from mrcnn import backend
 from mrcnn.errors import InputError
-from mrcnn.images import normalize_statistics
 from mrcnn.weights import write_attribute
 from mrcnn_nuclei.config import inference_config, make_config
+from mrcnn_nuclei.contrast import Enhanced, enhance
 from mrcnn_nuclei.networks import NETWORKS, RECIPE, read_recipe
-from mrcnn_nuclei.tiling import detect_tiled
-from mrcnn_nuclei.unet.tuning import tune
+from mrcnn_nuclei.postprocessing import postprocess
+from mrcnn_nuclei.tuning import tune
 
 CLASS_NAMES = ("BG", "nucleus")
 
@@ -34,8 +34,6 @@ class Detector:
     weights : str
     digest : str
         SHA-256 of the file.
-    capped : int
-        In how many tiles of the last image DETECTION_MAX_INSTANCES was reached.
 
     Raises
     ------
@@ -45,12 +43,13 @@ class Detector:
 
     def __init__(self, weights, preset=None, settings=None):
         known = read_recipe(weights) or {"model": "mrcnn", "preset": preset, "settings": {}}
+        self._recipe = known
         if known["preset"] is None:
             raise InputError(
                 f"{weights}: does not say which network it belongs to; give --preset paper or "
                 "compact"
             )
-        self._changes = settings = settings or {}
+        self._changes = settings = dict(settings or {})
         try:
             config = make_config(
                 preset or known["preset"], {**known["settings"], **settings}, model=known["model"]
@@ -63,9 +62,13 @@ class Detector:
         self.weights = str(weights)
         with open(weights, "rb") as file:
             self.digest = hashlib.file_digest(file, "sha256").hexdigest()
-        self.capped = 0
         self._model = NETWORKS[config.MODEL]("inference", self.config, ".")
         self._model.load_weights(weights)
+
+    @property
+    def capped(self):
+        """In how many tiles of the last image DETECTION_MAX_INSTANCES was reached."""
+        return self._model.capped
 
     def detect(self, image, progress=False):
         """Detect the nuclei of an image; one larger than DETECTION_TILE is seen by tiles.
@@ -87,10 +90,9 @@ class Detector:
         InputError
             If a tile does not fit into memory.
         """
-        image = np.ascontiguousarray(image)
-        find = {"mrcnn": self._detect_tiles, "unet": self._model.detect}[self.config.MODEL]
+        image = enhance(np.ascontiguousarray(image), self.config.CLAHE)
         try:
-            found = find(image, progress)
+            prediction = self._model.predict(image, progress)
         except Exception as error:
             if not backend.is_out_of_memory(error):
                 raise
@@ -98,37 +100,30 @@ class Detector:
                 f"out of memory with DETECTION_TILE = {self.config.DETECTION_TILE}: lower it, or "
                 "else POST_NMS_ROIS_INFERENCE of Mask R-CNN, with --set"
             ) from error
-        return found[found.areas > 0]
+        found = self._model.segment(prediction)
+        return postprocess(found[found.areas > 0], self.config)
 
-    def tune(self, dataset):
-        """Find the U-Net's best thresholds and save them in the weights file.
+    def tune(self, dataset, image_ids=None):
+        """Find the best thresholds and detect with them from now on.
 
         Parameters
         ----------
-        dataset : NucleusDataset
-            See `mrcnn_nuclei.unet.tuning.tune`.
+        dataset, image_ids
+            See `mrcnn_nuclei.tuning.tune`.
 
         Returns
         -------
         settings, before, after
             See there.
-
-        Raises
-        ------
-        InputError
-            If the network is another.
         """
-        if self.config.MODEL != "unet":
-            raise InputError(
-                f"{self.weights}: weights of {self.config.MODEL}, which has no watershed to tune; "
-                "give those of a U-Net"
-            )
-        found, before, after = tune(self._model, dataset)
-        known = read_recipe(self.weights)
-        # The thresholds suit maps made with the other changes only.
-        known["settings"] |= {**self._changes, **found}
-        write_attribute(self.weights, RECIPE, known)
+        found, before, after = tune(self._model, Enhanced(dataset, self.config.CLAHE), image_ids)
+        self._changes |= found  # they suit what is predicted with the other changes only
         return found, before, after
+
+    def save_settings(self):
+        """Save the settings given, and the thresholds found, in the weights file."""
+        self._recipe["settings"] |= self._changes
+        write_attribute(self.weights, RECIPE, self._recipe)
 
     def export(self, path, format=None):
         """Write the network for other programs; its images are DETECTION_TILE pixels wide and high.
@@ -144,19 +139,3 @@ class Detector:
             See `mrcnn.model.MaskRCNN.export`.
         """
         self._model.export(path, format, {"class_names": CLASS_NAMES})
-
-    def _detect_tiles(self, image, progress):
-        """Detect tile by tile, then merge, while the U-Net blends its maps and then detects."""
-        statistics = normalize_statistics(image, self.config)
-        limit = self.config.DETECTION_MAX_INSTANCES
-        self.capped = 0
-
-        def detect(crops):
-            found = self._model.detect_instances(crops, [statistics] * len(crops))
-            self.capped += sum(len(instances) >= limit for instances in found)
-            return found
-
-        tile, overlap = self.config.DETECTION_TILE, self.config.DETECTION_OVERLAP
-        if max(image.shape[:2]) <= tile:
-            return detect([image])[0]
-        return detect_tiled(detect, image, tile, overlap, progress=progress)

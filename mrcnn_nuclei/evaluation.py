@@ -13,8 +13,14 @@ from tqdm import tqdm
 
 from mrcnn.errors import InputError
 from mrcnn.files import atomic_path
-from mrcnn_nuclei.image_files import LABEL_ENDINGS, LABEL_SUFFIXES, find_images, read_label_map
+from mrcnn_nuclei.image_files import (
+    LABEL_SUFFIXES,
+    find_images,
+    match_label_maps,
+    read_label_map,
+)
 from mrcnn_nuclei.metrics import METRICS, evaluate_overlaps, find_overlaps
+from mrcnn_nuclei.recall import Recall
 
 REPORTS = (".json", ".csv", ".md", ".txt")
 """Suffixes of the files that an evaluation can be written to."""
@@ -36,10 +42,13 @@ class Evaluation:
         `mrcnn_nuclei.metrics.METRICS`, fractions in [0, 1].
     ignored : tuple of str
         File names in the folder of predictions that belong to none of the images.
+    recall : dict or None
+        Group of nuclei -> (found, true), see `mrcnn_nuclei.recall.Recall`, if it was asked for.
     """
 
     rows: list
     ignored: tuple = ()
+    recall: dict | None = None
 
     @property
     def mean(self):
@@ -67,6 +76,12 @@ class Evaluation:
         ]
         rule = "-" * len(lines[0])
         lines = [lines[0], rule, *lines[1:-2], rule, *lines[-2:]]
+        if self.recall:
+            lines += ["", "recall at IoU 0.5"]
+            lines += [
+                f"  {group:<18} {_ratio(found, true)}  ({found} of {true})"
+                for group, (found, true) in self.recall.items()
+            ]
         if self.ignored:
             count = len(self.ignored)
             files = "1 file matches" if count == 1 else f"{count} files match"
@@ -74,10 +89,15 @@ class Evaluation:
         return "\n".join(lines) + "\n"
 
     def to_markdown(self):
-        """The table in Markdown."""
-        header, *body = self._cells()
-        alignment = [":--", *["--:"] * (len(header) - 1)]
-        return "".join(f"| {' | '.join(cells)} |\n" for cells in [header, alignment, *body])
+        """The tables in Markdown."""
+        text = _markdown(self._cells())
+        if self.recall:
+            cells = [
+                [group, str(true), str(found), _ratio(found, true)]
+                for group, (found, true) in self.recall.items()
+            ]
+            text += "\n" + _markdown([["nuclei", "true", "found", "recall"], *cells])
+        return text
 
     def to_csv(self):
         """The rows of the images alone, in full precision."""
@@ -88,13 +108,18 @@ class Evaluation:
         return text.getvalue()
 
     def to_json(self):
-        """`images` (the rows), `mean`, `std` and `ignored`, in full precision."""
+        """`images` (the rows), `mean`, `std`, `ignored`, and `recall` if there is one."""
         content = {
             "images": self.rows,
             "mean": self.mean,
             "std": self.std,
             "ignored": list(self.ignored),
         }
+        if self.recall:
+            content["recall"] = {
+                group: {"found": int(found), "true": int(true)}
+                for group, (found, true) in self.recall.items()
+            }
         return json.dumps(content, indent=2) + "\n"
 
     def write(self, path):
@@ -130,7 +155,7 @@ class Evaluation:
         return [["image", "true", "pred", *METRICS], *body]
 
 
-def evaluate_folder(predictions_dir, dataset, progress=True):
+def evaluate_folder(predictions_dir, dataset, progress=True, by_shape=False):
     """Score the label maps of a folder against the ground truth of a dataset.
 
     The prediction of the image NAME is the file NAME, NAME_labels, NAME_masks, ... with the suffix
@@ -147,6 +172,8 @@ def evaluate_folder(predictions_dir, dataset, progress=True):
         which nothing is known: they and predictions mostly inside them are left out.
     progress : bool
         Show a bar for six images or more.
+    by_shape : bool
+        Also count the nuclei found by their size and shape.
 
     Returns
     -------
@@ -162,7 +189,7 @@ def evaluate_folder(predictions_dir, dataset, progress=True):
         raise InputError(f"{folder}: no such folder; give the folder of predicted label maps")
     names = list(dataset.names)
     files = find_images(folder, LABEL_SUFFIXES)
-    paths = _match_files(names, files)
+    paths = match_label_maps(names, files)
     missing = [name for name in names if name not in paths]
     if missing:
         raise InputError(
@@ -176,7 +203,9 @@ def evaluate_folder(predictions_dir, dataset, progress=True):
         (name, *without_crowds(*dataset.load_labels(i), read_label_map(paths[name])))
         for i, name in enumerate(names)
     )
-    return Evaluation(_score(triples, len(names), progress), tuple(ignored))
+    recall = Recall() if by_shape else None
+    rows = _score(triples, len(names), progress, recall)
+    return Evaluation(rows, tuple(ignored), recall.counts if recall else None)
 
 
 def evaluate_set(truths, predictions, total=None, progress=True):
@@ -216,8 +245,11 @@ def _pair_up(truths, predictions):
         yield truth[0], truth[1], prediction[1]
 
 
-def _score(triples, total, progress):
-    """The rows of an Evaluation from (name, truth, prediction); a `total` of 0 is unknown."""
+def _score(triples, total, progress, recall=None):
+    """The rows of an Evaluation from (name, truth, prediction); a `total` of 0 is unknown.
+
+    `recall`, a `Recall`, is told of the nuclei of each image.
+    """
     rows = []
     for name, truth, prediction in tqdm(
         triples,
@@ -230,6 +262,8 @@ def _score(triples, total, progress):
             overlaps = find_overlaps(truth, prediction)
         except InputError as error:
             raise InputError(f"{name}: {error}") from None
+        if recall:
+            recall.add(truth, overlaps)
         counts = (len(overlaps.areas_true), len(overlaps.areas_pred))
         rows.append(dict(zip(COLUMNS, (name, *counts)), **evaluate_overlaps(overlaps)))
     return rows
@@ -259,19 +293,14 @@ def without_crowds(labels, class_ids, prediction):
     return np.where(crowd, 0, labels), np.where(mostly[index], 0, prediction)
 
 
-def _match_files(names, files):
-    """The preferred file of each name that has one, as a dict."""
-    by_stem = {}
-    for path in sorted(files, key=lambda path: LABEL_SUFFIXES.index(path.suffix.lower())):
-        by_stem.setdefault(path.stem.removesuffix(".ome"), path)
-    matched = {}
-    for name in names:
-        plain = name.removesuffix(".ome")
-        # The bare name comes last, since a picture of the image often has it.
-        stems = [plain + end for end in (*LABEL_ENDINGS, "") if plain + end in by_stem]
-        if stems:
-            matched[name] = by_stem[stems[0]]
-    return matched
+def _markdown(table):
+    header, *body = table
+    alignment = [":--", *["--:"] * (len(header) - 1)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in [header, alignment, *body])
+
+
+def _ratio(found, true):
+    return f"{found / true:.4f}" if true else "-"
 
 
 def _digits(values):

@@ -1,12 +1,12 @@
 """The networks that are trained and detect, and what their weights files tell of them."""
 
 from mrcnn.errors import InputError
-from mrcnn.model import MaskRCNN
 from mrcnn.weights import read_attribute
 from mrcnn_nuclei.config import MODELS, json_settings
+from mrcnn_nuclei.rcnn import NucleusRCNN
 from mrcnn_nuclei.unet.model import UNet
 
-NETWORKS = {"mrcnn": MaskRCNN, "unet": UNet}
+NETWORKS = {"mrcnn": NucleusRCNN, "unet": UNet}
 """By `NucleusConfig.MODEL`."""
 
 RECIPE = "nuclei"

@@ -7,51 +7,12 @@ and `merge_tiles` keeps that version.
 import numpy as np
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
-from tqdm import tqdm
 
 from mrcnn.errors import InputError
 from mrcnn.instances import Instances, mask_intersections
 
 # A detection this close to where its tile ends may be cut there: networks often stop a pixel short.
 EDGE_PIXELS = 2
-
-
-def detect_tiled(detect, image, tile, overlap, batch_size=1, progress=True):
-    """Detect the nuclei of an image of any size, tile by tile.
-
-    Parameters
-    ----------
-    detect : callable
-        Takes a list of uint8 crops [h, w, C] and returns a list of as many Instances.
-    image : uint8 array [H, W, C]
-    tile : int or (int, int)
-        Size, or height and width, of a tile in pixels. Tiles of a smaller image are smaller.
-    overlap : int
-        Pixels that neighbouring tiles share: more than the diameter of the largest nucleus.
-    batch_size : int
-        Crops handed to `detect` at a time.
-    progress : bool
-        Show a bar that counts tiles and estimates the time left.
-
-    Returns
-    -------
-    Instances
-        Of the whole image, each nucleus once.
-
-    Raises
-    ------
-    InputError
-        If `overlap` does not fit `tile`.
-    """
-    shape = image.shape[:2]
-    tiles = tile_grid(shape, tile, overlap)
-    detections = []
-    with tqdm(total=len(tiles), unit="tile", desc="Detecting", disable=not progress) as bar:
-        for start in range(0, len(tiles), batch_size):
-            batch = tiles[start : start + batch_size]
-            detections += detect([image[y1:y2, x1:x2] for y1, x1, y2, x2 in batch])
-            bar.update(len(batch))
-    return merge_tiles(tiles, detections, shape)
 
 
 def tile_grid(shape, tile, overlap):

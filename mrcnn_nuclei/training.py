@@ -19,8 +19,9 @@ from mrcnn.pretrained import coco_weights, imagenet_weights
 from mrcnn.weights import load_weights
 from mrcnn_nuclei.augmentation import Augmentation
 from mrcnn_nuclei.config import json_settings
+from mrcnn_nuclei.contrast import Enhanced
 from mrcnn_nuclei.networks import NETWORKS, read_recipe, recipe
-from mrcnn_nuclei.unet.tuning import CHOICES
+from mrcnn_nuclei.tuning import CHOICES
 
 LOGGER = logging.getLogger("mrcnn_nuclei")
 
@@ -61,6 +62,9 @@ def train(config, train_dataset, val_dataset, logs, weights=None, epochs=None):
     keras.utils.set_random_seed(config.SEED)
     schedule = scale_schedule(config.SCHEDULE, epochs)
     augmentation, plain = _augmentations(config)
+    train_dataset, val_dataset = (
+        Enhanced(dataset, config.CLAHE) for dataset in (train_dataset, val_dataset)
+    )
     attributes = recipe(config)
     config.STEPS_PER_EPOCH = config.STEPS_PER_EPOCH or _batches(train_dataset, config)
     config.VALIDATION_STEPS = config.VALIDATION_STEPS or _batches(val_dataset, config)
@@ -140,7 +144,9 @@ def _augmentations(config):
     try:
         low, high = config.AUGMENTATION.get("scale", (1.0, 1.0))
         scale = (magnification * low, magnification * high)
-        augmentation = Augmentation(size, **{**config.AUGMENTATION, "scale": scale})
+        augmentation = Augmentation(
+            size, **{**config.AUGMENTATION, "scale": scale}, growth=config.AUGMENTATION_GROWTH
+        )
     except (TypeError, ValueError) as error:
         raise InputError(f"AUGMENTATION = {config.AUGMENTATION}: {error}; correct it") from None
     scale = (magnification, magnification)
@@ -238,7 +244,7 @@ def _continue_run(model, path):
     model.load_weights(path)
     changed = [name for name in now if name in known and now[name] != known[name]]
     # Kept, filled in by the run, or found by `nucleus tune`, which training has no use for.
-    ignored = ("SEED", "STEPS_PER_EPOCH", "VALIDATION_STEPS", *CHOICES)
+    ignored = ("SEED", "STEPS_PER_EPOCH", "VALIDATION_STEPS", *CHOICES[model.config.MODEL])
     changed = [name for name in changed if name not in ignored]
     if changed:
         LOGGER.warning("%s: continued with another %s than before", path, ", ".join(changed))

@@ -1,5 +1,6 @@
 """Fixtures and settings that all test modules share."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -26,6 +27,15 @@ def shared():
 def monuseg(shared):
     """The MoNuSeg training images."""
     return shared / "data" / "monuseg"
+
+
+@pytest.fixture(autouse=True)
+def fresh_loggers(monkeypatch):
+    """A command sets up the loggers of its process; other tests want theirs back."""
+    for name in ("mrcnn", "mrcnn_nuclei"):
+        logger = logging.getLogger(name)
+        for attribute in ("handlers", "level", "propagate"):
+            monkeypatch.setattr(logger, attribute, getattr(logger, attribute))
 
 
 @pytest.hookimpl(tryfirst=True)

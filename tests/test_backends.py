@@ -212,9 +212,11 @@ def commands(folder, output):
         detect = ["detect", *data, "--preset", "tiny", "--write", "labels"]
         given = ["--weights", f"{folder}/tiny.h5", "--output", f"{folder}/{output}"]
         assert main([*detect, *given]) == 0
-        assert main(["train", *data, *logs, "--preset", "tiny", "--epochs", "1"]) == 0
-        learnt = ["--weights", "last", "--output", f"{folder}/{output}-learnt"]
-        assert main([*detect, *logs, *learnt]) == 0
+        for model in ("mrcnn", "unet"):
+            which = [*logs, "--model", model]
+            assert main(["train", *data, *which, "--preset", "tiny", "--epochs", "1"]) == 0
+            learnt = ["--weights", "last", "--output", f"{folder}/{output}-{model}"]
+            assert main([*detect, *which, *learnt]) == 0
 
 
 if __name__ == "__main__":

@@ -29,18 +29,23 @@ def test_everything_is_written(monkeypatch, tmp_path, capsys):
     for name, value in (("HELD_OUT_TILES", 2), ("HELD_OUT_SIZE", 96)):
         monkeypatch.setattr(demo, name, value)
     with tiny_preset():
-        evaluation = demo.run_demo(tmp_path, settings=TINY)
-    assert [row["image"] for row in evaluation.rows] == ["synthetic_000", "synthetic_001"]
-    assert json.loads((tmp_path / "table.json").read_text())["mean"] == evaluation.mean
-    assert "| synthetic_001 |" in (tmp_path / "table.md").read_text()
+        evaluations = demo.run_demo(tmp_path, settings=TINY)
+    assert list(evaluations) == ["mrcnn", "unet"]
+    for model, evaluation in evaluations.items():
+        assert [row["image"] for row in evaluation.rows] == ["synthetic_000", "synthetic_001"]
+        table = tmp_path / f"table-{model}.json"
+        assert json.loads(table.read_text())["mean"] == evaluation.mean
+        assert "| synthetic_001 |" in table.with_suffix(".md").read_text()
+        for kind in ("overlay", "labels", "geojson", "measurements"):
+            assert len(list((tmp_path / "results" / model / kind).iterdir())) == 2
     with Image.open(tmp_path / "demo.png") as picture:
-        assert picture.width == 2 * 2 * 96  # tile and comparison side by side, at twice the size
-    for kind in ("overlay", "labels", "geojson", "measurements"):
-        assert len(list((tmp_path / "results" / kind).iterdir())) == 2
+        assert picture.width == 3 * 2 * 96  # a tile and two comparisons, at twice the size
     assert f"wrote {tmp_path}" in capsys.readouterr().out
 
 
 @pytest.mark.slow
 def test_the_demonstration_finds_its_nuclei(tmp_path):
     assert main(["demo", "--output", str(tmp_path / "demo")]) == 0
-    assert json.loads((tmp_path / "demo" / "table.json").read_text())["mean"]["AJI"] >= 0.4
+    for model in demo.NETWORKS:
+        table = json.loads((tmp_path / "demo" / f"table-{model}.json").read_text())
+        assert table["mean"]["AJI"] >= 0.4, model

@@ -14,7 +14,7 @@ from mrcnn_nuclei.datasets import NucleusDataset
 from mrcnn_nuclei.datasets.synthetic import draw_tile
 from mrcnn_nuclei.detector import Detector
 from mrcnn_nuclei.networks import recipe
-from mrcnn_nuclei.tiling import detect_tiled, tile_grid
+from mrcnn_nuclei.tiling import tile_grid
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -129,26 +129,16 @@ def test_images_up_to_a_tile(detector, image, shape):
         assert mask.shape == (box[2] - box[0], box[3] - box[1])
 
 
-def test_a_tile_that_covers_the_image_gives_what_the_whole_gives(detector, image):
-    crop = image[:120, :100]
-    whole = detector.detect(crop)
-    tiled = detect_tiled(
-        lambda crops: [detector.detect(each) for each in crops], crop, 128, 32, progress=False
-    )
-    assert len(whole) == len(tiled) > 0
-    assert {tuple(box) for box in whole.boxes} == {tuple(box) for box in tiled.boxes}
-
-
 def test_larger_images_go_by_tiles(detector, image, monkeypatch):
     """Every tile is seen once, normalised by the statistics of the whole image."""
     seen = []
-    detect_instances = detector._model.detect_instances
+    detect_soft = detector._model.detect_soft
 
     def spy(crops, statistics):
         seen.append((crops[0].copy(), statistics[0]))
-        return detect_instances(crops, statistics)
+        return detect_soft(crops, statistics)
 
-    monkeypatch.setattr(detector._model, "detect_instances", spy)
+    monkeypatch.setattr(detector._model, "detect_soft", spy)
     picture = image[:200, :256]
     found = detector.detect(picture)
     assert found.shape == (200, 256)
@@ -178,7 +168,7 @@ def test_an_image_too_large_for_memory(detector, image, monkeypatch):
     def fail(crops, statistics):
         raise full
 
-    monkeypatch.setattr(detector._model, "detect_instances", fail)
+    monkeypatch.setattr(detector._model, "detect_soft", fail)
     with pytest.raises(InputError) as caught:
         detector.detect(image)
     assert str(caught.value).startswith(

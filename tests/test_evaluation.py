@@ -178,3 +178,15 @@ def test_real_fold_against_itself(monuseg):
     assert result.mean["nuclei_true"] * 6 == 3395
     # The readers draw the XML as the label maps were drawn.
     assert result.mean["AJI"] == 1
+
+
+def test_recall_by_shape_is_part_of_every_report(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", HALF)
+    result = evaluate_folder(tmp_path, Dataset({"a": TRUTH}), by_shape=True)
+    assert result.recall["radius < 6"] == (1, 2)
+    assert json.loads(result.to_json())["recall"]["all"] == {"found": 1, "true": 2}
+    assert "| radius < 6 | 2 | 1 | 0.5000 |" in result.to_markdown()
+    assert "  radius < 6         0.5000  (1 of 2)\n" in result.to_text()
+    assert "  radius > 12        -  (0 of 0)\n" in result.to_text()
+    plain = evaluate_folder(tmp_path, Dataset({"a": TRUTH}))
+    assert plain.recall is None and "recall" not in json.loads(plain.to_json())

@@ -65,6 +65,7 @@ def test_label_tiff(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["a.tif"]
 
 
+@pytest.mark.slow
 def test_label_tiff_above_65535_instances(tmp_path):
     labels = np.arange(1, 65537).reshape(256, 256)
     label_tiff.write(tmp_path / "a.tif", Instances.from_label_map(labels))

@@ -315,6 +315,7 @@ def test_training_by_several_workers_ends():
     assert run_workers("training") == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_batches_made_by_processes_are_the_same(method):
     """And what is wrong with an image arrives from a process as it was raised."""

@@ -26,7 +26,7 @@ from mrcnn.errors import InputError
 from mrcnn.model import MaskRCNN
 from mrcnn.pretrained import coco_weights, convert_resnet, imagenet_weights
 from mrcnn.weights import load_weights, save_arrays
-from mrcnn_nuclei import cli
+from mrcnn_nuclei import cli, commands
 
 CONTENT = bytes(range(256)) * 4000  # about a megabyte
 NOWHERE = "http://127.0.0.1:9/"
@@ -571,7 +571,7 @@ def test_backbones_without_imagenet_weights(backbone):
 def test_training_offline_stops_before_anything_else(options, tmp_path, monkeypatch, capsys):
     """Without --weights the paper's preset wants those of COCO."""
     data = write_pairs(tmp_path / "data")
-    monkeypatch.setattr(cli, "_read_all", lambda *loaded: pytest.fail("reads images first"))
+    monkeypatch.setattr(commands, "_read_all", lambda *loaded: pytest.fail("reads images first"))
     arguments = ["train", "--preset", "paper", "--dataset", str(data), *options]
     assert cli.main([*arguments, "--logs", str(tmp_path / "logs")]) == 2
     (error,) = capsys.readouterr().err.splitlines()

@@ -28,8 +28,8 @@ def weights_in(path):
     return arrays
 
 
-def start(logs, *arguments):
-    command = [sys.executable, __file__, str(logs), *arguments]
+def start(logs, network, *arguments):
+    command = [sys.executable, __file__, str(logs), network, *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
@@ -40,24 +40,25 @@ def wait(process):
 
 
 @pytest.mark.slow
-def test_killed_in_an_epoch_and_continued(tmp_path):
+@pytest.mark.parametrize("network", ["mask_rcnn", "unet"])
+def test_killed_in_an_epoch_and_continued(tmp_path, network):
     logs, other_logs = tmp_path / "killed", tmp_path / "uninterrupted"
-    killed, uninterrupted = start(logs, "kill"), start(other_logs)
+    killed, uninterrupted = start(logs, network, "kill"), start(other_logs, network)
     status, messages = wait(killed)
     assert status == -signal.SIGKILL, messages
-    first = find_last(logs, "tiny")
-    assert first.name == "mask_rcnn_tiny_0001.h5"
+    first = find_last(logs, "tiny", network)
+    assert first.name == f"{network}_tiny_0001.h5"
     assert [path.name for path in checkpoints_in(first.parent)] == [first.name]
     before = weights_in(first)
 
-    status, messages = wait(start(logs))
+    status, messages = wait(start(logs, network))
     assert status == 0, messages
-    last = find_last(logs, "tiny")
-    assert last == first.parent / "mask_rcnn_tiny_0003.h5"
+    last = find_last(logs, "tiny", network)
+    assert last == first.parent / f"{network}_tiny_0003.h5"
     status, messages = wait(uninterrupted)
     assert status == 0, messages
 
-    found, expected = weights_in(last), weights_in(find_last(other_logs, "tiny"))
+    found, expected = weights_in(last), weights_in(find_last(other_logs, "tiny", network))
     assert found.keys() == expected.keys()
     assert any(name.startswith("training_state/optimizer") for name in found)
     for name in expected:
@@ -67,14 +68,25 @@ def test_killed_in_an_epoch_and_continued(tmp_path):
     assert [line.split(",")[0] for line in history] == ["epoch", "0", "1", "2"]
 
 
-def train(logs, kill):
+def build(network, logs):
+    from helpers import tiny_config
+    from tiny import TinyUNetConfig
+
+    from mrcnn.model import MaskRCNN
+    from mrcnn_nuclei.unet.model import UNet
+
+    if network == "mask_rcnn":
+        return MaskRCNN("training", tiny_config(STEPS_PER_EPOCH=4, SEED=3), logs)
+    config = type("Config", (TinyUNetConfig,), {"NAME": "tiny", "STEPS_PER_EPOCH": 4, "SEED": 3})()
+    return UNet("training", config, logs)
+
+
+def train(logs, network, kill):
     """Train, from the last checkpoint if there is one; `kill`: end halfway the second epoch."""
     import keras
-    from helpers import tiny_config
     from shapes import ShapesDataset
 
     from mrcnn import backend
-    from mrcnn.model import MaskRCNN
 
     class Kill(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
@@ -85,8 +97,7 @@ def train(logs, kill):
                 os.kill(os.getpid(), signal.SIGKILL)
 
     backend.make_deterministic(0)
-    config = tiny_config(STEPS_PER_EPOCH=4, SEED=3)
-    model = MaskRCNN("training", config, logs)
+    model = build(network, logs)
     try:
         model.load_weights(model.find_last())
     except FileNotFoundError:
@@ -103,4 +114,4 @@ def train(logs, kill):
 
 
 if __name__ == "__main__":
-    train(sys.argv[1], kill="kill" in sys.argv[2:])
+    train(sys.argv[1], sys.argv[2], kill="kill" in sys.argv[3:])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mrcnn.errors import InputError
 from mrcnn.instances import Instances, mask_iou
-from mrcnn_nuclei.tiling import detect_tiled, merge_tiles, tile_grid
+from mrcnn_nuclei.tiling import merge_tiles, tile_grid
 
 
 def touching_discs(rng, shape, count, radii):
@@ -172,23 +172,6 @@ def test_detections_that_do_not_fit_are_refused():
         merge_tiles([(0, 0, 40, 40)], [Instances.empty((30, 40))], (40, 40))
     with pytest.raises(InputError, match="1 tiles"):
         merge_tiles([(0, 0, 40, 40)], [], (40, 40))
-
-
-def test_detect_tiled_reads_each_crop_where_it_belongs(tissue, capsys):
-    image = np.stack([tissue % 256, tissue // 256, 0 * tissue], axis=2).astype(np.uint8)
-    sizes = []
-
-    def detect(crops):
-        sizes.append(len(crops))
-        return [Instances.from_label_map(c[..., 0] + 256 * c[..., 1].astype(int)) for c in crops]
-
-    merged = detect_tiled(detect, image, 512, 64, batch_size=4)
-    assert sizes == [4, 4, 4, 4]
-    assert same_masks(merged, Instances.from_label_map(tissue))
-    assert "16/16" in capsys.readouterr().err
-
-    detect_tiled(detect, image[:100, :100], 512, 64, progress=False)
-    assert capsys.readouterr().err == ""
 
 
 def test_nothing_found():

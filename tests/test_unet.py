@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import TinyUNetConfig, tiny_preset, write_pairs
 
+from mrcnn.checkpoints import checkpoints_in
 from mrcnn.errors import InputError
-from mrcnn.images import normalize_statistics
+from mrcnn.images import mold_image, normalize_statistics
 from mrcnn.instances import Instances
 from mrcnn.weights import load_state, read_attribute
+from mrcnn_nuclei import tuning
 from mrcnn_nuclei.augmentation import Augmentation
 from mrcnn_nuclei.cli import main
 from mrcnn_nuclei.config import inference_config, make_config, parse_settings
@@ -21,7 +23,6 @@ from mrcnn_nuclei.datasets import NucleusDataset
 from mrcnn_nuclei.datasets.synthetic import draw_tile
 from mrcnn_nuclei.detector import Detector
 from mrcnn_nuclei.training import train
-from mrcnn_nuclei.unet import tuning
 from mrcnn_nuclei.unet.batches import MapBatches
 from mrcnn_nuclei.unet.maps import STRIDE, predict_maps
 from mrcnn_nuclei.unet.model import UNet
@@ -204,6 +205,34 @@ def test_a_run_continues(run, train_set, val_set):
         assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1", "2"]
 
 
+@pytest.mark.backend
+def test_a_continued_run_ends_where_an_uninterrupted_one_does(train_set, val_set, tmp_path):
+    def network():
+        return UNet("training", unet_config(), tmp_path)
+
+    data = (train_set, val_set, 0.001)
+    uninterrupted, continued = network(), network()
+    uninterrupted.train(*data, 2, "all", augmentation=Augmentation(64), verbose=0)
+    first, last = checkpoints_in(uninterrupted.log_dir, "unet")
+    continued.load_weights(first)
+    assert continued.epoch == 1 and len(load_state(first)["optimizer"]) > 20
+    continued.train(*data, 2, "all", augmentation=Augmentation(64), verbose=0)
+    before = network()
+    before.load_weights(first, by_name=True)
+    expected, changed = uninterrupted.keras_model.get_weights(), before.keras_model.get_weights()
+    for value, wanted in zip(continued.keras_model.get_weights(), expected, strict=True):
+        np.testing.assert_allclose(value, wanted, rtol=0, atol=1e-6)
+    assert max(abs(a - b).max() for a, b in zip(changed, expected)) > 1e-4
+
+    detector = UNet("inference", inference_config(unet_config()), tmp_path)
+    report = detector.load_weights(last)
+    assert not report.missing and not report.mismatched
+    image = draw_tile(96, np.random.default_rng(0))[0]
+    maps = detector.predict(image)
+    assert 0 <= maps.min() < maps.max() <= 1
+    np.testing.assert_allclose(maps, uninterrupted.predict(image), rtol=0, atol=1e-5)
+
+
 # Detection
 
 
@@ -212,7 +241,7 @@ def test_detector_is_built_from_the_file(run):
     assert isinstance(detector.config, TinyUNetConfig)
     image = draw_tile(150, np.random.default_rng(0))[0]
     found = detector.detect(image)
-    maps = detector._model.predict_maps(image)
+    maps = detector._model.predict(image)
     assert maps.shape == (150, 150, 3) and 0 <= maps.min() <= maps.max() <= 1
     expected = segment(maps, 0.0, min_area=5)
     np.testing.assert_array_equal(found.to_label_map(), expected.to_label_map())
@@ -270,10 +299,10 @@ def test_validation_sees_what_detection_does():
 def test_statistics_may_be_given(run):
     network = Detector(run)._model
     image = draw_tile(96, np.random.default_rng(0))[0]
-    own, dark = network.predict_maps(image), network.predict_maps(image // 2)
+    own, dark = network.predict(image), network.predict(image // 2)
     given = normalize_statistics(image, network.config)
-    np.testing.assert_array_equal(network.predict_maps(image, statistics=given), own)
-    assert not np.array_equal(network.predict_maps(image // 2, statistics=given), dark)
+    np.testing.assert_array_equal(network.predict(image, statistics=given), own)
+    assert not np.array_equal(network.predict(image // 2, statistics=given), dark)
 
 
 # Thresholds
@@ -285,7 +314,7 @@ def test_tuning_finds_thresholds_that_suit_the_maps(val_set):
     class Pale:
         config = unet_config()
 
-        def predict_maps(self, image):
+        def predict(self, image):
             labels = next(
                 val_set.load_labels(i)[0]
                 for i in val_set.image_ids
@@ -308,7 +337,7 @@ def test_tuning_finds_thresholds_that_suit_the_maps(val_set):
     assert before == 0
     assert after > 0.9
     assert found["FOREGROUND_THRESHOLD"] < 0.44
-    assert found == {name: getattr(Pale.config, name) for name in tuning.CHOICES}
+    assert found == {name: getattr(Pale.config, name) for name in tuning.CHOICES["unet"]}
 
 
 def test_tuning_leaves_crowds_out():
@@ -320,7 +349,7 @@ def test_tuning_leaves_crowds_out():
         def __init__(self, labels):
             self.labels = labels
 
-        def predict_maps(self, image):
+        def predict(self, image):
             return make_targets(self.labels)
 
         def segment(self, maps):
@@ -336,19 +365,19 @@ def test_tuning_leaves_crowds_out():
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="ONNX is written from it")
-def test_onnx_draws_the_same_maps(tmp_path):
+def test_onnx_draws_the_same_maps(run, tmp_path):
     from test_export import run_onnx
 
-    keras.utils.set_random_seed(0)
-    network = UNet("inference", inference_config(unet_config(DETECTION_TILE=64)), tmp_path)
     path = tmp_path / "unet.onnx"
-    network.export(path)
-    image = np.random.default_rng(0).standard_normal((1, 64, 64, 3)).astype(np.float32)
-    found = run_onnx(path, image)
+    assert main(["export", "--weights", str(run), "--output", str(path), "--size", "64"]) == 0
+    image = draw_tile(64, np.random.default_rng(0))[0]
+    network = Detector(run)._model
+    molded = mold_image(image, network.config)[np.newaxis].astype(np.float32)
+    found = run_onnx(path, molded)
     assert list(found) == ["maps"] and found["maps"].shape == (1, 64, 64, 3)
-    expected = network.keras_model.predict(image, verbose=0)
+    expected = network.predict(image)
     assert expected.std() > 0.01
-    np.testing.assert_allclose(found["maps"], expected, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(found["maps"][0], expected, rtol=0, atol=1e-4)
 
 
 def test_training_networks_are_not_exported(tmp_path):
@@ -377,22 +406,13 @@ def test_train_tune_detect(capsys, folder, tmp_path):
         return settings | {"FOREGROUND_THRESHOLD": 0.35}, before, after
 
     with mock.patch("mrcnn_nuclei.detector.tune", tune):
-        assert "mean AJI of 2 images" in run("tune", "--weights", "last")
+        assert "mean AJI of 2 images" in run("tune", "--model", "unet", "--weights", "last")
     (checkpoint,) = logs.glob("nucleus-unet-tiny*/unet_*_0002.h5")
     tuned = read_attribute(checkpoint, "nuclei")["settings"]
     assert tuned["FOREGROUND_THRESHOLD"] == 0.35
     run("detect", "--model", "unet", "--subset", "val", "--weights", "last", "--output", output)
     assert {path.name for path in (output / "labels").iterdir()} == {"tile0.tif", "tile1.tif"}
     config = Detector(checkpoint).config
-    assert {name: getattr(config, name) for name in tuning.CHOICES} == {
-        name: tuned[name] for name in tuning.CHOICES
+    assert {name: getattr(config, name) for name in tuning.CHOICES["unet"]} == {
+        name: tuned[name] for name in tuning.CHOICES["unet"]
     }
-
-
-def test_a_detector_has_no_thresholds_to_tune(capsys, folder, tmp_path):
-    from tiny import write_tiny_weights
-
-    weights = write_tiny_weights(tmp_path / "tiny.h5")
-    status = main(["tune", "--dataset", str(folder), "--weights", str(weights)])
-    err = capsys.readouterr().err
-    assert status == 2 and "tiny.h5: weights of mrcnn, which has no watershed to tune" in err

@@ -2,14 +2,14 @@
 
 from keras import layers
 
-from mrcnn.backbone import BatchNorm
+from mrcnn.backbone import normalize
 
 STRIDES = (16, 8, 4, 2, 1)
 """Strides of a decoder's stages, first to last, in pixels of the image."""
 
 
 def conv_block(x, channels, name, train_bn):
-    """A 3 x 3 convolution, batch normalisation and ReLU.
+    """A 3 x 3 convolution, normalisation and ReLU.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ def conv_block(x, channels, name, train_bn):
         kernel_initializer="he_normal",
         name=f"{name}_conv",
     )(x)
-    x = BatchNorm(train_bn, name=f"{name}_bn")(x)
+    x = normalize(x, train_bn, f"{name}_bn")
     return layers.Activation("relu", name=f"{name}_relu")(x)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from keras import layers
 
 from mrcnn import backend
-from mrcnn.backbone import build_backbone, set_batch_norm_momentum
+from mrcnn.backbone import build_backbone, normalization, set_batch_norm_momentum
 from mrcnn.checkpoints import Monitor
 from mrcnn.export import export_model
 from mrcnn.images import mold_image, normalize_statistics
@@ -52,6 +52,13 @@ def build_unet(config, mode="inference"):
         `input_maps` [B, H, W, 3], what the maps should be, and `input_weights` [B, H, W], how much
         each pixel counts; then the outputs are the maps and the losses `LOSS_NAMES`.
     """
+    with normalization(config.NORMALIZATION):
+        network = _build(config, mode)
+    set_batch_norm_momentum(network, config.BATCH_NORM_MOMENTUM)
+    return network
+
+
+def _build(config, mode):
     image = layers.Input((None, None, config.IMAGE_CHANNEL_COUNT), name="input_image")
     deepest, skips = _encode(image, config)
     maps = [
@@ -60,9 +67,7 @@ def build_unet(config, mode="inference"):
     ]
     maps = layers.Concatenate(name="maps", dtype="float32")(maps)
     build = {"training": _training, "inference": _inference}[mode]
-    network = build(image, maps, config)
-    set_batch_norm_momentum(network, config.BATCH_NORM_MOMENTUM)
-    return network
+    return build(image, maps, config)
 
 
 def _encode(image, config):
@@ -104,6 +109,7 @@ class UNet(Trainer):
         Where training makes a folder for each run, with logs and checkpoints.
     """
 
+    capped = 0  # maps have room for any number of nuclei
     kind = "unet"
     layer_patterns = LAYER_PATTERNS
     monitor = Monitor("val_aji", higher=True)
@@ -132,7 +138,7 @@ class UNet(Trainer):
         """Validation by AJI, which says more about nuclei than the loss does."""
         return [] if val_dataset is None else [ValidationAJI(self, val_dataset)]
 
-    def predict_maps(self, image, progress=False, statistics=None):
+    def predict(self, image, progress=False, statistics=None):
         """The probability maps of an image of any size.
 
         Parameters
@@ -164,13 +170,13 @@ class UNet(Trainer):
         Parameters
         ----------
         image, progress, statistics
-            See `predict_maps`.
+            See `predict`.
 
         Returns
         -------
         Instances
         """
-        return self.segment(self.predict_maps(image, progress, statistics))
+        return self.segment(self.predict(image, progress, statistics))
 
     def segment(self, maps):
         """Find the nuclei in maps, by the configured thresholds.

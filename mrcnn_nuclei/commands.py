@@ -1,0 +1,296 @@
+"""What each command does with the options of `mrcnn_nuclei.cli`."""
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from mrcnn.errors import InputError
+from mrcnn_nuclei import datasets
+from mrcnn_nuclei.config import MODELS, make_config, parse_settings
+from mrcnn_nuclei.formats import parse_writers
+
+LOGGER = logging.getLogger("mrcnn_nuclei")
+
+
+def _import_keras():
+    """Import Keras and its backend, whose C++ start-up messages heed no setting, in silence."""
+    sys.stderr.flush()
+    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        import keras  # noqa: F401
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)
+
+
+def _run_name(options, preset):
+    fold = "" if options.fold is None else f"fold{options.fold}-"
+    return f"nucleus-{fold}{options.model}-{preset}"
+
+
+def _load_dataset(root, options, subset, **kwargs):
+    return datasets.NucleusDataset().load(
+        root, format=options.format, subset=subset, fold=options.fold, **kwargs
+    )
+
+
+def _selected_subset(options):
+    return "val" if options.subset is None and options.fold is not None else options.subset
+
+
+def train(options):
+    """Train a network."""
+    from mrcnn_nuclei.preprocessing import clean_labels
+
+    settings = parse_settings(options.settings, options.preset, options.model)
+    name = _run_name(options, options.preset)
+    config = make_config(options.preset, {"SEED": options.seed, **settings}, name, options.model)
+    train_dataset = _load_dataset(
+        options.dataset, options, options.subset or "train", preprocess=clean_labels
+    )
+    val_dataset = _load_dataset(options.dataset, options, "val")
+    both = set(train_dataset.names) & set(val_dataset.names)
+    if both:
+        LOGGER.warning(
+            "%d images, such as %s, are in both subsets: validation will flatter the network",
+            len(both),
+            min(both),
+        )
+    if options.weights not in (None, "coco", "imagenet", "none", "last"):
+        _require_file(options.weights, "weights")
+
+    _import_keras()
+    from mrcnn_nuclei import training
+
+    weights = training.find_weights(options.weights, config, options.logs)
+    _read_all(train_dataset, val_dataset)
+    best = training.train(
+        config,
+        train_dataset,
+        val_dataset,
+        options.logs,
+        weights=weights,
+        epochs=options.epochs,
+    )
+    print(f"wrote {best.parent}; best checkpoint: {best}")
+
+
+def _read_all(*loaded):
+    """Read each image and its nuclei, so that a broken file shows before training, not in it."""
+    readings = [(dataset, image_id) for dataset in loaded for image_id in dataset.image_ids]
+    for dataset, image_id in tqdm(readings, desc="Reading", unit="image", delay=1):
+        dataset.load_image(image_id)
+        dataset.load_labels(image_id)
+
+
+def detect(options):
+    """Write the nuclei of images."""
+    writers = parse_writers(options.write)
+    if (options.dataset is None) == (options.image is None):
+        raise InputError("detect: give either --dataset DIR or --image FILE ...")
+    # The weights' network is not known yet; the U-Net has all settings of the detector, and more.
+    settings = parse_settings(options.settings, options.preset or "compact", "unet")
+    for path in options.image or ():
+        _require_file(path, "image")
+    if options.dataset is not None:
+        dataset = _load_dataset(
+            options.dataset, options, _selected_subset(options), annotated=False
+        )
+    if options.weights != "last":
+        _require_file(options.weights, "weights")
+
+    _import_keras()
+    from mrcnn_nuclei.detection import dataset_sources, detect_images, image_sources
+    from mrcnn_nuclei.training import last_checkpoint
+
+    sources = image_sources(options.image) if options.image else dataset_sources(dataset)
+    weights = options.weights
+    if weights == "last":
+        name = _run_name(options, options.preset or "compact")
+        weights = last_checkpoint(options.logs, name, options.model)
+    nuclei, images = detect_images(
+        sources, weights, options.output, writers, options.preset, settings
+    )
+    _report(nuclei, images, writers, options.output)
+
+
+def _report(nuclei, images, writers, output):
+    kinds = ", ".join(writers)
+    if images:
+        print(f"{nuclei} nuclei in {images} images; wrote {kinds} to {output}")
+    else:
+        print(f"nothing to do: {kinds} of all images are in {output}")
+
+
+def tune(options):
+    """Save a network's best thresholds with its weights."""
+    # The weights' network is not known yet; the U-Net has all settings of the detector, and more.
+    settings = parse_settings(options.settings, options.preset or "compact", "unet")
+    dataset = _load_dataset(options.dataset, options, options.subset or "val")
+    if options.weights != "last":
+        _require_file(options.weights, "weights")
+
+    _import_keras()
+    from mrcnn_nuclei.detector import Detector
+    from mrcnn_nuclei.training import last_checkpoint
+
+    weights = options.weights
+    if weights == "last":
+        name = _run_name(options, options.preset or "compact")
+        weights = last_checkpoint(options.logs, name, options.model)
+    detector = Detector(weights, options.preset, settings)
+    found, before, after = detector.tune(dataset)
+    detector.save_settings()
+    print(", ".join(f"{name} = {value}" for name, value in found.items()))
+    print(
+        f"mean AJI of {len(dataset.image_ids)} images {before:.3f} -> {after:.3f}; "
+        f"wrote the settings into {weights}"
+    )
+
+
+def _require_file(path, kind):
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such {kind} file; check the path")
+
+
+def evaluate(options):
+    """Print the scores of predictions."""
+    from mrcnn_nuclei.evaluation import REPORTS, evaluate_folder
+
+    if options.json and Path(options.json).suffix.lower() not in REPORTS:
+        raise InputError(f"--json {options.json}: end its name in one of {', '.join(REPORTS)}")
+    dataset = _load_dataset(options.truth, options, _selected_subset(options))
+    evaluation = evaluate_folder(options.predictions, dataset, by_shape=options.by_shape)
+    print(evaluation.to_text())
+    if options.json:
+        evaluation.write(options.json)
+        print(f"wrote {options.json}")
+
+
+def crossval(options):
+    """Train and try the networks of every fold."""
+    from mrcnn_nuclei.crossval import cross_validate, make_networks, make_parts
+    from mrcnn_nuclei.datasets.folds import divide, folds_file
+
+    models = list(MODELS) if options.model == "both" else [options.model]
+    for model in models:
+        settings = parse_settings(options.settings, options.preset, model)
+    if options.weights not in (None, "coco", "imagenet", "none"):
+        _require_file(options.weights, "weights")
+    dataset = datasets.NucleusDataset().load(options.dataset, options.format)
+    samples = [info["sample"] for info in dataset.image_info]
+    path = options.folds or (None if options.n_folds else folds_file(options.dataset))
+    folds = divide(samples, path, options.n_folds or 5)
+    settings = {"SEED": options.seed, **settings}
+    parts = make_parts(folds, options.nested)
+    networks = make_networks(parts, models, options.preset, settings)
+
+    _import_keras()
+    cross_validate(
+        options.output,
+        options.dataset,
+        folds,
+        networks,
+        weights=options.weights,
+        epochs=options.epochs,
+        format=options.format,
+        test=options.test,
+    )
+    print(f"wrote {options.output}; for its scores: nucleus table {options.output}")
+
+
+def ensemble(options):
+    """Write the nuclei of several predictions, fused."""
+    from mrcnn_nuclei.ensemble import fuse_folders
+
+    writers = parse_writers(options.write)
+    nuclei, images = fuse_folders(
+        options.predictions,
+        options.output,
+        writers,
+        options.images,
+        iou_threshold=options.iou_threshold,
+        min_votes=options.min_votes,
+        fuse=options.fuse,
+        method=options.method,
+    )
+    _report(nuclei, images, writers, options.output)
+
+
+def table(options):
+    """Print and write the table of a cross-validation."""
+    from mrcnn_nuclei.crossval import load_held_out
+    from mrcnn_nuclei.evaluation import evaluate_folder
+    from mrcnn_nuclei.table import read_table
+
+    added = {}
+    for text in options.add:
+        name, equals, folder = text.partition("=")
+        if not (name and equals and folder):
+            raise InputError(f"--add {text}: write NAME=DIR")
+        added[name] = evaluate_folder(folder, load_held_out(options.runs, options.dataset))
+    found = read_table(options.runs, added)
+    output = options.output or options.runs
+    found.write(output)
+    print(found.to_markdown())
+    print(f"wrote table.md, table.csv, table.json and table.png to {output}")
+
+
+def ablate(options):
+    """Try changes to a network, one by one."""
+    from mrcnn_nuclei import ablation, switches
+    from mrcnn_nuclei.preprocessing import clean_labels
+
+    settings = parse_settings(options.settings, options.preset, options.model)
+    if options.weights not in (None, "coco", "imagenet", "none"):
+        _require_file(options.weights, "weights")
+    if options.weights:
+        settings["INITIAL_WEIGHTS"] = options.weights
+    settings = {"SEED": options.seed, **settings}
+    config = make_config(options.preset, settings, model=options.model)
+    names = options.only and [name.strip() for name in options.only.split(",")]
+    switches.choose(config, names)
+    train_dataset = _load_dataset(options.dataset, options, "train", preprocess=clean_labels)
+    val_dataset = _load_dataset(options.dataset, options, "val")
+
+    _import_keras()
+    from mrcnn_nuclei.training import scale_schedule
+
+    settings["SCHEDULE"] = scale_schedule(config.SCHEDULE, options.epochs)
+    table = ablation.ablate(
+        options.output, train_dataset, val_dataset, options.preset, settings, options.model, names
+    )
+    print(table.to_markdown())
+    print(f"wrote {Path(options.output) / 'ablation.md'}, .csv and .json")
+
+
+def export(options):
+    """Write a network for programs without Keras."""
+    settings = parse_settings(options.settings, options.preset or "compact", "unet")
+    if options.size:
+        settings["DETECTION_TILE"] = options.size
+    _require_file(options.weights, "weights")
+
+    _import_keras()
+    from mrcnn.export import check_export
+    from mrcnn_nuclei.detector import Detector
+
+    format = check_export(options.output, options.format)
+    detector = Detector(options.weights, options.preset, settings)
+    height, width = detector.config.IMAGE_SHAPE[:2]
+    LOGGER.info("writing the network of %s as %s; takes a minute or two", options.weights, format)
+    detector.export(options.output, format)
+    print(f"wrote {options.output}, for images of {height} x {width} pixels")
+
+
+def demo(options):
+    """Run everything at toy size."""
+    _import_keras()
+    from mrcnn_nuclei.demo import run_demo
+
+    run_demo(Path(options.output), options.seed)

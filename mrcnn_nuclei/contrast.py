@@ -1,0 +1,62 @@
+"""Contrast-limited adaptive histogram equalisation (CLAHE) of images on their way in."""
+
+from mrcnn.opencv import cv2
+
+TILE = 128
+"""Side in pixels, about, of the tiles whose histograms are equalised."""
+
+
+def enhance(image, clip_limit):
+    """Equalise the lightness of an image, tile by tile.
+
+    Parameters
+    ----------
+    image : ndarray uint8 [H, W, 3]
+        RGB, as a whole: of a crop the tiles would be others.
+    clip_limit : float
+        How steep the mapping of grey levels may become, as a multiple of the mean bin of a tile's
+        histogram (OpenCV's `clipLimit`). 0 returns the image as it is.
+
+    Returns
+    -------
+    ndarray uint8 [H, W, 3]
+        Changed in the L channel of Lab alone.
+    """
+    if not clip_limit:
+        return image
+    height, width = image.shape[:2]
+    grid = (max(1, round(width / TILE)), max(1, round(height / TILE)))
+    lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
+    lab[..., 0] = cv2.createCLAHE(clip_limit, grid).apply(lab[..., 0])
+    return cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
+
+
+class Enhanced:
+    """A data set whose images are enhanced; all else is the data set's own.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    clip_limit : float
+        See `enhance`.
+    """
+
+    def __init__(self, dataset, clip_limit):
+        self._dataset = dataset
+        self._clip_limit = clip_limit
+
+    def __getattr__(self, name):
+        return getattr(self._dataset, name)
+
+    def load_image(self, image_id):
+        """Read an image and enhance it.
+
+        Parameters
+        ----------
+        image_id : int
+
+        Returns
+        -------
+        ndarray uint8 [H, W, 3]
+        """
+        return enhance(self._dataset.load_image(image_id), self._clip_limit)
