@@ -63,6 +63,8 @@ def ablate(
     """
     output, settings = Path(output), settings or {}
     config = make_config(preset, settings, model=model)
+    if names is None and len(val_dataset.image_ids) < 2:
+        names = [name for name in choose(config) if name != SEARCH]
     names = choose(config, names)
     done = [name for name in ABLATIONS if (output / name / "metrics.json").is_file()]
     names = [name for name in ABLATIONS if name in names or name in done]

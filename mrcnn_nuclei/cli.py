@@ -58,7 +58,7 @@ def build_parser():
         "detect",
         help="outline the nuclei of images",
         description="Outline the nuclei of images. Repeated with the same weights and options, it "
-        "does only the images that are not done yet.",
+        "does only the images that are not done yet (coco and rle hold all: they start over).",
     )
     command.set_defaults(run=commands.detect)
     _add_dataset(command, "subset to detect in (default: val with --fold, else all)", False)

@@ -184,11 +184,14 @@ def crossval(options):
         _require_file(options.weights, "weights")
     dataset = datasets.NucleusDataset().load(options.dataset, options.format)
     samples = [info["sample"] for info in dataset.image_info]
-    path = options.folds or (None if options.n_folds else folds_file(options.dataset))
-    folds = divide(samples, path, options.n_folds or 5)
+    made = options.n_folds is not None
+    path = options.folds or (None if made else folds_file(options.dataset))
+    folds = divide(samples, path, options.n_folds if made else 5)
     settings = {"SEED": options.seed, **settings}
     parts = make_parts(folds, options.nested)
     networks = make_networks(parts, models, options.preset, settings)
+
+    _read_all(dataset)
 
     _import_keras()
     cross_validate(
@@ -257,6 +260,7 @@ def ablate(options):
     switches.choose(config, names)
     train_dataset = _load_dataset(options.dataset, options, "train", preprocess=clean_labels)
     val_dataset = _load_dataset(options.dataset, options, "val")
+    _read_all(train_dataset, val_dataset)
 
     _import_keras()
     from mrcnn_nuclei.training import scale_schedule

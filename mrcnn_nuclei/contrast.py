@@ -46,6 +46,8 @@ class Enhanced:
         self._clip_limit = clip_limit
 
     def __getattr__(self, name):
+        if name.startswith("_"):  # asked for while a copy has no data set yet
+            raise AttributeError(name)
         return getattr(self._dataset, name)
 
     def load_image(self, image_id):

@@ -303,17 +303,24 @@ def _samples(datasets):
 
 def _keep_folds(path, folds):
     if path.exists() and read_folds(path) != folds:
-        raise InputError(f"{path}: the runs beside it have other folds; choose another --output")
+        raise InputError(
+            f"{path}: the runs beside it have other folds; give the same, or another --output"
+        )
     write_folds(path, folds)
 
 
 def _keep_notes(path, root, format, test, datasets):
-    """Note what the table wants to know of the images; those of an earlier test folder stay."""
+    """Note what the table wants to know of the images."""
     known = read_step(path.parent, path.stem) or {"organs": {}}
     organs = {sample.name: sample.organ for sample in _samples(datasets)}
     now = {"dataset": _absolute(root, format), "format": format}
     if test is not None:
         now["test"] = _absolute(test, format)
+        if known.get("test", now["test"]) != now["test"]:
+            raise InputError(
+                f"--test {test}: the runs in {path.parent} were tried on {known['test']}; give "
+                "that, or another --output"
+            )
     with atomic_path(path) as temporary:
         content = {**known, **now, "organs": {**known["organs"], **organs}}
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -7,6 +7,9 @@ from mrcnn.instances import Instances
 from mrcnn.opencv import cv2
 from mrcnn_nuclei.mask_nms import mask_nms
 
+IOU_THRESHOLD = 0.5
+"""Above which two masks of one prediction show the same nucleus."""
+
 
 def postprocess(instances, config):
     """Apply `MASK_NMS`, then `MASK_DILATION`.
@@ -25,7 +28,9 @@ def postprocess(instances, config):
     Instances
     """
     if config.MASK_NMS != "none":
-        instances = mask_nms([instances], min_votes=1, method=config.MASK_NMS)
+        instances = mask_nms(
+            [instances], iou_threshold=IOU_THRESHOLD, min_votes=1, method=config.MASK_NMS
+        )
     if config.MASK_NMS == "soft":
         instances = instances[instances.scores >= config.DETECTION_MIN_CONFIDENCE]
     return dilate(instances, config.MASK_DILATION)

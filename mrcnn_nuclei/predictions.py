@@ -80,10 +80,11 @@ class CocoPredictions:
         return [self.path]
 
     def read(self, name):
-        """The Instances of an image."""
+        """The Instances of an image; all categories count as nuclei."""
         _, record, annotations = self._images[name]
         try:
-            return Instances.from_coco(annotations, (record["height"], record["width"]))
+            nuclei = [{**annotation, "category_id": 1} for annotation in annotations]
+            return Instances.from_coco(nuclei, (record["height"], record["width"]))
         except Exception as error:  # pycocotools raises all kinds
             raise InputError(
                 f"{self.path}: its record of {name} cannot be used "

@@ -70,7 +70,7 @@ def write_results(jobs, output, writers, manifest, made_by, notes=None):
         job
         for job in jobs
         if per_set
-        or not manifest.has(job)
+        or not manifest.has(job, writers)
         or not all(writer.path(output, job.name).exists() for writer in per_image)
     ]
     done = len(jobs) - len(waiting)
@@ -81,10 +81,10 @@ def write_results(jobs, output, writers, manifest, made_by, notes=None):
     with tqdm(total=len(waiting), unit="image", desc="Images", disable=len(waiting) < 2) as bar:
         for job in waiting:
             found, image = job.make(len(waiting) < 2)
-            manifest.remove(job)
+            known = manifest.remove(job)
             for writer in per_image:
                 writer.write(writer.path(output, job.name), found, image)
-            manifest.add(job)
+            manifest.add(job, {*known, *writers})
             if per_set:
                 predictions[job.file_name] = found
             nuclei += len(found)
@@ -105,7 +105,7 @@ def file_identity(path):
 
 
 class _Manifest:
-    """Of what the results in a folder were made; those made by something else are void."""
+    """Of what the results in a folder were made, and which kinds of file; others are void."""
 
     def __init__(self, path, made_by, notes):
         self.path = path
@@ -115,19 +115,30 @@ class _Manifest:
             known = json.loads(path.read_text())
             if all(known[key] == value for key, value in made_by.items()):
                 self.images = known["images"]
+            else:
+                self._write()  # their claim would hold for a part of what replaces them
         except (OSError, ValueError, KeyError):
             pass  # no results yet, or none that can be trusted
 
-    def has(self, job):
-        return self.images.get(job.name) == job.identity
+    def has(self, job, kinds):
+        """Whether an image's files of these kinds are there."""
+        return set(kinds) <= self._kinds(job)
 
     def remove(self, job):
+        """Forget an image's files; returns the kinds that there were, made of the same."""
+        kinds = self._kinds(job)
         if self.images.pop(job.name, None):
             self._write()
+        return kinds
 
-    def add(self, job):
-        self.images[job.name] = job.identity
+    def add(self, job, kinds):
+        """Note the kinds of an image's files."""
+        self.images[job.name] = {"made_of": job.identity, "kinds": sorted(kinds)}
         self._write()
+
+    def _kinds(self, job):
+        known = self.images.get(job.name, {})
+        return set(known["kinds"]) if known.get("made_of") == job.identity else set()
 
     def _write(self):
         with atomic_path(self.path) as temporary:

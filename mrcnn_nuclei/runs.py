@@ -8,8 +8,7 @@
       logs/               checkpoints and losses, see `mrcnn_nuclei.training.train`
       predictions/        label maps, and `coco.json`, which keeps scores and overlaps
 
-A step that was stopped begins again where its own work allows it: training after its last epoch,
-detection after its last image.
+A step that was stopped begins again, training after its last finished epoch.
 """
 
 import hashlib
@@ -55,7 +54,12 @@ class Run:
         settings = _as_json(settings)
         known = self.read("config")
         begun = self.folder.is_dir() and any(p.name != "config.json" for p in self.folder.iterdir())
-        if known is None or not begun:
+        if known is None and begun:
+            raise InputError(
+                f"{self.folder / 'config.json'}: is missing or damaged, so that nobody knows what "
+                "the folder was made with; give another --output, or delete the folder"
+            )
+        if not begun:
             self._write("config", {**settings, "notes": {"versions": versions(), **(notes or {})}})
             return
         changed = list(dict.fromkeys(_changes(known, settings)))
@@ -108,6 +112,11 @@ class Run:
         -------
         Path
             The best checkpoint.
+
+        Raises
+        ------
+        InputError
+            If `weights` belong to another run of this name, outside of the folder.
         """
 
         def work():
@@ -121,6 +130,11 @@ class Run:
                 first = training.last_checkpoint(logs, config.NAME, config.MODEL)
             except InputError:
                 first = weights
+                if training.continues(first, config):
+                    raise InputError(
+                        f"{first}: is a checkpoint of a run that it would continue; copy it under "
+                        "another name to start from it"
+                    ) from None
             best = training.train(
                 config, train_dataset, val_dataset, logs, weights=first, epochs=epochs
             )

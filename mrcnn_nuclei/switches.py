@@ -31,6 +31,14 @@ class Ablation(NamedTuple):
         return {name: value for name, value in settings.items() if getattr(config, name) != value}
 
 
+def _resnet(name, config):
+    """COCO's weights are of ResNet-101 only; another one starts from ImageNet's."""
+    weights = config.INITIAL_WEIGHTS
+    if name != "resnet101" and weights == "coco":
+        weights = "imagenet"
+    return {"BACKBONE": name, "INITIAL_WEIGHTS": weights}
+
+
 SEARCH = "search"
 
 ABLATIONS = {
@@ -47,8 +55,8 @@ ABLATIONS = {
     "scratch": Ablation("no pre-trained weights", {"INITIAL_WEIGHTS": "none"}),
     "group-norm": Ablation("group normalisation", {"NORMALIZATION": "group"}),
     "layer-norm": Ablation("layer normalisation", {"NORMALIZATION": "layer"}),
-    "resnet50": Ablation("ResNet-50", {"BACKBONE": "resnet50"}),
-    "resnet101": Ablation("ResNet-101", {"BACKBONE": "resnet101"}),
+    "resnet50": Ablation("ResNet-50", lambda config: _resnet("resnet50", config)),
+    "resnet101": Ablation("ResNet-101", lambda config: _resnet("resnet101", config)),
     "flips": Ablation("flips at test time", {"TEST_TIME_AUGMENTATION": True}),
     "nms": Ablation("NMS of the masks", {"MASK_NMS": "greedy"}, ("mrcnn",)),
     "soft-nms": Ablation("soft-NMS of the masks", {"MASK_NMS": "soft"}, ("mrcnn",)),

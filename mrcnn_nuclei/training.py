@@ -202,7 +202,7 @@ def load_initial_weights(model, weights):
     """
     if weights == "none":
         return
-    if _is_run_of(weights, model):
+    if continues(weights, model.config):
         _continue_run(model, weights)
         return
     report = load_weights(model.keras_model, weights)
@@ -264,10 +264,21 @@ def _require_architecture(report, path):
         )
 
 
-def _is_run_of(path, model):
-    if parse_checkpoint_path(path, model.kind) is None:
+def continues(weights, config):
+    """Whether training from these weights continues their run, which is one of `config.NAME`.
+
+    Parameters
+    ----------
+    weights : str or Path or None
+    config : NucleusConfig
+
+    Returns
+    -------
+    bool
+    """
+    if weights is None or parse_checkpoint_path(weights, NETWORKS[config.MODEL].kind) is None:
         return False
-    return CHECKPOINT.match(Path(path).name)["name"] == model.config.NAME.lower()
+    return CHECKPOINT.match(Path(weights).name)["name"] == config.NAME.lower()
 
 
 class ProgressBar(keras.callbacks.Callback):

@@ -439,6 +439,12 @@ def test_mask_nms_by_hand(method, least, scores):
     assert (kept is found) == (method == "none")
 
 
+def test_masks_of_one_prediction_may_overlap_by_half():
+    """60 pixels of 140 are an IoU below 0.5, and above what fuses several predictions."""
+    found = squares((0, 0, 10, 10), (0, 4, 10, 14), scores=np.float32([0.9, 0.8]))
+    assert len(postprocess(found, make_config("tiny", {"MASK_NMS": "greedy"}))) == 2
+
+
 # Dilation and erosion
 
 
@@ -600,7 +606,7 @@ def test_ablations_change_what_they_say():
         "scratch": {"INITIAL_WEIGHTS": "none"},
         "group-norm": {"NORMALIZATION": "group"},
         "layer-norm": {"NORMALIZATION": "layer"},
-        "resnet50": {"BACKBONE": "resnet50"},
+        "resnet50": {"BACKBONE": "resnet50", "INITIAL_WEIGHTS": "imagenet"},
         "resnet101": {},
         "flips": {"TEST_TIME_AUGMENTATION": True},
         "nms": {"MASK_NMS": "greedy"},

@@ -66,6 +66,9 @@ class Networks:
             raise InputError("none")
         return Path(logs) / f"{name}.h5"
 
+    def continues(self, weights, config):
+        return False
+
     def train(self, config, train_dataset, val_dataset, logs, weights=None, epochs=None):
         call = len(self.trained)
         self.trained.append((config.NAME, train_dataset.names, val_dataset.names, weights))
@@ -312,6 +315,15 @@ def test_networks_of_all_folds_are_fused_on_a_test_folder(networks, dataset, tmp
     assert metrics(output, "test-mrcnn", "test_metrics")["mean"]["AJI"] == 1
     config = json.loads((output / "test-mrcnn" / "config.json").read_text())
     assert config["trained_on"] == sum(FOLDS, [])
+
+
+def test_another_test_folder_is_refused(networks, dataset, tmp_path):
+    for name in ("test", "other"):
+        write_image(tmp_path / name, "t0")
+    networks()
+    run(tmp_path / "runs", dataset, test=tmp_path / "test")
+    with pytest.raises(InputError, match="other: the runs in .* were tried on .*test; give that"):
+        run(tmp_path / "runs", dataset, test=tmp_path / "other")
 
 
 def test_a_test_folder_without_truth_is_predicted_only(networks, dataset, tmp_path):

@@ -589,7 +589,15 @@ def test_folds_file(tmp_path):
     folds = [[f"n{k}", f"m{k}"] for k in range(12)]  # fold10 comes after fold9, not after fold1
     write_folds(path, folds)
     assert read_folds(path) == folds
-    for content in ("{", "[]", "{}", '{"fold1": []}', '{"fold0": 3}', '{"fold0": [3]}'):
+    for content in (
+        "{",
+        "[]",
+        "{}",
+        '{"fold1": []}',
+        '{"fold0": 3}',
+        '{"fold0": [3]}',
+        '{"fold0": []}',
+    ):
         path.write_text(content)
         refused(lambda: read_folds(path), path)
     path.write_text('{"fold0": ["a"], "fold1": ["a"]}')

@@ -135,6 +135,30 @@ def test_only_what_is_not_done_is_done(tmp_path, folders, monkeypatch):
     assert fuse_folders(folders, tmp_path / "stopped")[1] == 1
 
 
+def test_files_of_other_options_are_made_anew(tmp_path, folders):
+    out = tmp_path / "out"
+
+    def width():
+        return np.count_nonzero(read_label_map(out / "labels" / "a.tif")[0] == 1)
+
+    fuse_folders(folders, out, ["labels"])
+    assert width() == 11
+    # The label maps that remain are of other options than the manifest tells of now.
+    fuse_folders(folders, out, ["geojson"], iou_threshold=0.9)
+    assert width() == 11
+    assert fuse_folders(folders, out, ["labels"], iou_threshold=0.9)[1] == 2
+    assert width() == 10
+    assert fuse_folders(folders, out, ["geojson", "labels"], iou_threshold=0.9)[1] == 0
+
+
+def test_all_categories_of_a_coco_file_are_nuclei(tmp_path):
+    folders = [write(tmp_path / k, FIRST, "coco") for k in "12"]
+    path = folders[0] / "coco.json"
+    path.write_text(path.read_text().replace('"category_id": 1', '"category_id": 7'))
+    fuse_folders(folders, tmp_path / "out", ["coco"], min_votes=2)
+    assert fused(tmp_path / "out") == {name: runs(found) for name, found in FIRST.items()}
+
+
 def test_every_format(tmp_path, folders):
     pictures = tmp_path / "pictures"
     pictures.mkdir()

@@ -48,7 +48,7 @@ def test_killed_in_an_epoch_and_continued(tmp_path, network):
     assert status == -signal.SIGKILL, messages
     first = find_last(logs, "tiny", network)
     assert first.name == f"{network}_tiny_0001.h5"
-    assert [path.name for path in checkpoints_in(first.parent)] == [first.name]
+    assert [path.name for path in checkpoints_in(first.parent, network)] == [first.name]
     before = weights_in(first)
 
     status, messages = wait(start(logs, network))

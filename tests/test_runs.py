@@ -66,3 +66,10 @@ def test_other_settings_are_refused_once_there_is_work(tmp_path):
     assert run.read("config")["epochs"] == 4
     # A setting that was not known then, or is not any more, does not matter.
     Run(tmp_path, {**other, "new": 1, "settings": {"SEED": 2}}, {"path": "there"})
+
+
+def test_work_of_unknown_settings_is_refused(tmp_path):
+    Run(tmp_path / "run", {"seed": 0}).do("training", dict)
+    (tmp_path / "run" / "config.json").unlink()
+    with pytest.raises(InputError, match="config.json: is missing or damaged"):
+        Run(tmp_path / "run", {"seed": 0})

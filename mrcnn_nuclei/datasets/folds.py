@@ -125,7 +125,7 @@ def read_folds(path):
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
     except (ValueError, KeyError, TypeError):
         folds = []
-    if not folds or not all(isinstance(name, str) for fold in folds for name in fold):
+    if not all(folds or [[]]) or not all(isinstance(name, str) for fold in folds for name in fold):
         raise InputError(
             f'{path}: is not of the form {{"fold0": [names], "fold1": [names], ...}}; correct it'
         )
