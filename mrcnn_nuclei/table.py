@@ -277,7 +277,7 @@ def _new_images_rows(output, models, n_folds):
 def _results(folder, steps):
     """The scores of a run's images, empty if it is not done or was trained on one of them."""
     scores, config = read_step(folder, steps.metrics), read_step(folder, "config")
-    if scores is None:
+    if scores is None or config is None:
         return []
     seen = {image["image"] for image in scores["images"]} & set(config["trained_on"])
     if seen:
