@@ -110,15 +110,10 @@ class _Manifest:
     def __init__(self, path, made_by, notes):
         self.path = path
         self.head = {**notes, **made_by}
-        self.images = {}
-        try:
-            known = json.loads(path.read_text())
-            if all(known[key] == value for key, value in made_by.items()):
-                self.images = known["images"]
-            else:
-                self._write()  # their claim would hold for a part of what replaces them
-        except (OSError, ValueError, KeyError):
-            pass  # no results yet, or none that can be trusted
+        self.images = self._read(made_by)
+        if self.images is None:
+            self.images = {}
+            self._write()  # an old claim would hold for a part of what replaces its results
 
     def has(self, job, kinds):
         """Whether an image's files of these kinds are there."""
@@ -135,6 +130,17 @@ class _Manifest:
         """Note the kinds of an image's files."""
         self.images[job.name] = {"made_of": job.identity, "kinds": sorted(kinds)}
         self._write()
+
+    def _read(self, made_by):
+        """What is claimed; None if that is of results made otherwise, or cannot be understood."""
+        try:
+            known = json.loads(self.path.read_text())
+            same = all(known[key] == value for key, value in made_by.items())
+            return known["images"] if same else None
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        except (ValueError, KeyError, TypeError):
+            return None
 
     def _kinds(self, job):
         known = self.images.get(job.name, {})

@@ -1,0 +1,58 @@
+"""The manifest of a folder of results."""
+
+import errno
+import json
+
+import numpy as np
+import pytest
+
+from mrcnn.instances import Instances
+from mrcnn_nuclei import results
+from mrcnn_nuclei.results import Job, write_results
+
+
+@pytest.fixture
+def job():
+    labels = np.zeros((8, 8), np.int32)
+    labels[2:5, 2:5] = 1
+    found = Instances.from_label_map(labels)
+    return Job("a", "a.png", "made of this", lambda progress: (found, None))
+
+
+def write(job, output, by="me"):
+    return write_results([job], output, ["labels"], "results.json", {"by": by})
+
+
+def test_results_made_of_the_same_by_the_same_are_left_as_they_are(job, tmp_path):
+    assert write(job, tmp_path) == (1, 1)
+    assert write(job, tmp_path) == (0, 0)
+    assert write(job, tmp_path, by="you") == (1, 1)
+    assert write(job._replace(identity="made of that"), tmp_path, by="you") == (1, 1)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"by": "me"}', "3"])
+def test_a_manifest_that_cannot_be_understood_counts_for_nothing(content, job, tmp_path):
+    (tmp_path / "results.json").write_text(content)
+    assert write(job, tmp_path) == (1, 1)
+    assert write(job, tmp_path) == (0, 0)
+
+
+def test_nothing_is_written_before_there_is_a_result(job, tmp_path):
+    def fail(progress):
+        raise RuntimeError("no such image")
+
+    with pytest.raises(RuntimeError):
+        write(job._replace(make=fail), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_full_disk_is_told_when_old_claims_are_withdrawn(job, tmp_path, monkeypatch):
+    write(job, tmp_path)
+
+    def full(path):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(results, "atomic_path", full)
+    with pytest.raises(OSError, match="No space left"):
+        write(job, tmp_path, by="you")
+    assert json.loads((tmp_path / "results.json").read_text())["by"] == "me"
