@@ -1,6 +1,5 @@
 """Files from the web: with progress, going on where a transfer breaks off, whole or not at all."""
 
-import hashlib
 import http.client
 import re
 import urllib.error
@@ -9,7 +8,7 @@ import urllib.request
 from tqdm import tqdm
 
 from mrcnn.errors import InputError
-from mrcnn.files import atomic_path
+from mrcnn.files import atomic_path, file_digest
 
 CHUNK = 1 << 16  # bytes
 TIMEOUT = 30  # seconds without any data
@@ -68,8 +67,7 @@ def print_digest(path):
     ----------
     path : str or Path
     """
-    with open(path, "rb") as file:
-        print(f"{path}: SHA-256 {hashlib.file_digest(file, 'sha256').hexdigest()}")
+    print(f"{path}: SHA-256 {file_digest(path)}")
 
 
 def file_name(url):

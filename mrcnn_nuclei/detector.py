@@ -1,11 +1,10 @@
 """Nuclei of an image of any size, by a trained network."""
 
-import hashlib
-
 import numpy as np
 
 from mrcnn import backend
 from mrcnn.errors import InputError
+from mrcnn.files import file_digest
 from mrcnn.weights import write_attribute
 from mrcnn_nuclei.config import inference_config, make_config
 from mrcnn_nuclei.contrast import Enhanced, enhance
@@ -60,8 +59,7 @@ class Detector:
             ) from None
         self.config = inference_config(config, settings)
         self.weights = str(weights)
-        with open(weights, "rb") as file:
-            self.digest = hashlib.file_digest(file, "sha256").hexdigest()
+        self.digest = file_digest(weights)
         self._model = NETWORKS[config.MODEL]("inference", self.config, ".")
         self._model.load_weights(weights)
 

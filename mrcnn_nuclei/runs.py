@@ -11,7 +11,6 @@
 A step that was stopped begins again, training after its last finished epoch.
 """
 
-import hashlib
 import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -19,7 +18,7 @@ from pathlib import Path
 
 from mrcnn import __version__
 from mrcnn.errors import InputError
-from mrcnn.files import atomic_path
+from mrcnn.files import atomic_path, file_digest
 from mrcnn_nuclei.evaluation import Evaluation, evaluate_folder
 
 WRITTEN = ("labels", "coco")
@@ -167,9 +166,8 @@ class Run:
             nuclei, _ = detect_images(sources, weights, folder, WRITTEN, settings=settings)
             return {"nuclei": nuclei}
 
-        with open(weights, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        self.do(step, work, weights=digest, images=dataset.names, settings=settings or {})
+        made_of = {"weights": file_digest(weights), "images": dataset.names}
+        self.do(step, work, **made_of, settings=settings or {})
         return folder
 
     def score(self, dataset, step="metrics", predictions="predictions"):
