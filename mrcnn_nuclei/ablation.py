@@ -9,23 +9,17 @@
 What acts at detection alone has no training of its own: it detects with the baseline's weights.
 """
 
-import csv
-import io
-import json
 import logging
 from pathlib import Path
 
 from mrcnn.errors import InputError
-from mrcnn.files import atomic_path
+from mrcnn_nuclei.ablation_table import BASELINE, AblationTable
 from mrcnn_nuclei.config import json_settings, make_config
 from mrcnn_nuclei.formats import WRITERS
-from mrcnn_nuclei.metrics import METRICS
 from mrcnn_nuclei.runs import Run
 from mrcnn_nuclei.switches import ABLATIONS, AT_DETECTION, SEARCH, choose
 
 LOGGER = logging.getLogger("mrcnn_nuclei")
-
-BASELINE = "baseline"
 
 
 def ablate(
@@ -54,7 +48,7 @@ def ablate(
 
     Returns
     -------
-    Table
+    AblationTable
 
     Raises
     ------
@@ -88,7 +82,7 @@ def ablate(
     baseline = start(BASELINE, {})
     weights = train(baseline, BASELINE, {})
     baseline.predict(weights, val_dataset)
-    table = Table(baseline.score(val_dataset))
+    table = AblationTable(baseline.score(val_dataset))
     table.write(output)
     for number, name in enumerate(names, 1):
         LOGGER.info("%s, %d of %d", name, number, len(names))
@@ -124,86 +118,3 @@ def _search(run, weights, dataset, training):
 
     first, second = run.do("predictions", work, training=training)["settings"]
     return {name: [first[name], second[name]] for name in first}
-
-
-class Table:
-    """Each ablation's metrics and their difference to the baseline's, as means over the images.
-
-    Parameters
-    ----------
-    baseline : Evaluation
-
-    Attributes
-    ----------
-    rows : list of dict
-        `name`, `title`, `settings` (those changed), `mean` and `difference`; the last two hold the
-        metrics of `mrcnn_nuclei.metrics.METRICS`.
-    """
-
-    def __init__(self, baseline):
-        self._baseline = baseline.mean
-        self.rows = []
-        self.add(BASELINE, {}, baseline)
-
-    def add(self, name, settings, evaluation):
-        """Add a row.
-
-        Parameters
-        ----------
-        name : str
-            BASELINE, or of ABLATIONS.
-        settings : dict
-        evaluation : Evaluation
-        """
-        mean = {metric: evaluation.mean[metric] for metric in METRICS}
-        self.rows.append(
-            {
-                "name": name,
-                "title": ABLATIONS[name].title if name in ABLATIONS else BASELINE,
-                "settings": settings,
-                "mean": mean,
-                "difference": {metric: mean[metric] - self._baseline[metric] for metric in mean},
-            }
-        )
-
-    def to_markdown(self):
-        """The table in Markdown: metrics, and in brackets the difference to the baseline."""
-        lines = [["ablation", "", *METRICS], [":--", ":--", *["--:"] * len(METRICS)]]
-        for row in self.rows:
-            cells = [f"{row['mean'][metric]:.4f}" for metric in METRICS]
-            if row["name"] != BASELINE:
-                cells = [
-                    f"{cell} ({row['difference'][metric]:+.4f})"
-                    for cell, metric in zip(cells, METRICS)
-                ]
-            lines.append([row["name"], row["title"], *cells])
-        return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
-
-    def to_csv(self):
-        """A line an ablation, in full precision; `d_AJI` is the difference in AJI, and so on."""
-        text = io.StringIO()
-        columns = ["name", "title", "settings", *METRICS, *(f"d_{metric}" for metric in METRICS)]
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        for row in self.rows:
-            differences = {f"d_{metric}": value for metric, value in row["difference"].items()}
-            given = {"name": row["name"], "title": row["title"]}
-            settings = json.dumps(row["settings"])
-            writer.writerow({**given, "settings": settings, **row["mean"], **differences})
-        return text.getvalue()
-
-    def to_json(self):
-        """`rows`, in full precision."""
-        return json.dumps(self.rows, indent=2) + "\n"
-
-    def write(self, folder):
-        """Write `ablation.md`, `.csv` and `.json`.
-
-        Parameters
-        ----------
-        folder : str or Path
-        """
-        texts = {"md": self.to_markdown(), "csv": self.to_csv(), "json": self.to_json()}
-        for suffix, text in texts.items():
-            with atomic_path(Path(folder) / f"ablation.{suffix}") as temporary:
-                temporary.write_text(text, encoding="utf-8", newline="\n")

@@ -19,6 +19,7 @@ from mrcnn_nuclei.image_files import (
     match_label_maps,
     read_label_map,
 )
+from mrcnn_nuclei.markdown import markdown_table
 from mrcnn_nuclei.metrics import METRICS, evaluate_overlaps, find_overlaps
 from mrcnn_nuclei.recall import Recall
 
@@ -90,13 +91,14 @@ class Evaluation:
 
     def to_markdown(self):
         """The tables in Markdown."""
-        text = _markdown(self._cells())
+        header, *lines = self._cells()
+        text = markdown_table(header, lines)
         if self.recall:
             cells = [
                 [group, str(true), str(found), _ratio(found, true)]
                 for group, (found, true) in self.recall.items()
             ]
-            text += "\n" + _markdown([["nuclei", "true", "found", "recall"], *cells])
+            text += "\n" + markdown_table(["nuclei", "true", "found", "recall"], cells)
         return text
 
     def to_csv(self):
@@ -291,12 +293,6 @@ def without_crowds(labels, class_ids, prediction):
     _, index, areas = np.unique(prediction, return_inverse=True, return_counts=True)
     mostly = 2 * np.bincount(index.ravel(), crowd.ravel()) > areas
     return np.where(crowd, 0, labels), np.where(mostly[index], 0, prediction)
-
-
-def _markdown(table):
-    header, *body = table
-    alignment = [":--", *["--:"] * (len(header) - 1)]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in [header, alignment, *body])
 
 
 def _ratio(found, true):

@@ -17,7 +17,8 @@ from mrcnn.files import atomic_path
 from mrcnn_nuclei.config import MODELS
 from mrcnn_nuclei.crossval import HELD_OUT, TEST, read_notes
 from mrcnn_nuclei.datasets.folds import read_folds
-from mrcnn_nuclei.evaluation import COLUMNS
+from mrcnn_nuclei.evaluation import COLUMNS, Evaluation
+from mrcnn_nuclei.markdown import markdown_table
 from mrcnn_nuclei.metrics import METRICS
 from mrcnn_nuclei.runs import read_step
 
@@ -131,7 +132,7 @@ class Table:
             overall = [_line(r) for r in records if r["level"] in ("all", "spread")]
             if overall:
                 header = ["model", "images", *METRICS, "paper"]
-                parts.append(f"## {section.capitalize()}\n\n{_markdown(header, overall)}")
+                parts.append(f"## {section.capitalize()}\n\n{markdown_table(header, overall)}")
             for level in ("organ", "image"):
                 lines = [
                     [r["of"], r["row"], *_counts(r), *_cells(r)]
@@ -141,7 +142,7 @@ class Table:
                 if lines:
                     header = [level, "model", "images", "true", "pred", *METRICS]
                     title = f"### {section.capitalize()} by {level}"
-                    parts.append(f"{title}\n\n{_markdown(header, lines)}")
+                    parts.append(f"{title}\n\n{markdown_table(header, lines, 2)}")
         return "\n".join(parts)
 
     def to_csv(self):
@@ -294,14 +295,10 @@ def _mean(section, model, kind, tried, paper=None):
     by_image = {}
     for image in sum(tried, []):
         by_image.setdefault(image["image"], []).append(image)
-    images = [{"image": name, **_mean_of(same)} for name, same in by_image.items()]
-    means = [_mean_of(images) for images in tried]
+    images = [{"image": name, **Evaluation(same).mean} for name, same in by_image.items()]
+    means = [Evaluation(images).mean for images in tried]
     spread = {column: float(np.std([m[column] for m in means])) for column in COLUMNS[1:]}
     return Row(section, name, model, images, spread, paper=paper)
-
-
-def _mean_of(images):
-    return {column: float(np.mean([image[column] for image in images])) for column in COLUMNS[1:]}
 
 
 def _number(count):
@@ -329,7 +326,7 @@ def _summary(images):
     """Number of images, means, and the ends of the intervals."""
     if not images:
         return {"images": 0}
-    summary = {"images": len(images), **_mean_of(images)}
+    summary = {"images": len(images), **Evaluation(images).mean}
     if len(images) > 1:
         for metric in METRICS:
             ends = bootstrap_interval([image[metric] for image in images])
@@ -359,8 +356,3 @@ def _cells(record):
         else f"{record[m]:.3f}"
         for m in METRICS
     ]
-
-
-def _markdown(header, lines):
-    alignment = [":--" if name in ("model", "organ", "image") else "--:" for name in header]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in [header, alignment, *lines])

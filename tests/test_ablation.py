@@ -30,7 +30,8 @@ from mrcnn.opencv import cv2
 from mrcnn.soft_instances import SoftInstances
 from mrcnn.weights import load_weights, read_attribute, save_weights
 from mrcnn_nuclei import ablation, training
-from mrcnn_nuclei.ablation import Table, ablate
+from mrcnn_nuclei.ablation import ablate
+from mrcnn_nuclei.ablation_table import AblationTable
 from mrcnn_nuclei.augmentation import Augmentation
 from mrcnn_nuclei.backbone import compact_resnet
 from mrcnn_nuclei.cli import main
@@ -646,7 +647,7 @@ def evaluation(*values):
 
 
 def test_table_by_hand(tmp_path):
-    table = Table(evaluation(0.5, 0.7))
+    table = AblationTable(evaluation(0.5, 0.7))
     table.add("dice", {"MASK_LOSS": "dice"}, evaluation(0.4, 0.6))
     markdown = table.to_markdown().splitlines()
     assert markdown[2].startswith("| baseline | baseline | 0.6000 | 0.6000 ")
