@@ -63,14 +63,7 @@ def build_parser():
     command.set_defaults(run=commands.detect)
     _add_dataset(command, "subset to detect in (default: val with --fold, else all)", False)
     command.add_argument("--image", nargs="+", metavar="FILE", help="images, in place of --dataset")
-    command.add_argument(
-        "--weights", required=True, metavar="W", help="a file, or last: of the newest run"
-    )
-    command.add_argument("--preset", choices=PRESETS, help="for weights files that do not tell")
-    _add_model(command, "of which --weights last is meant (default: mrcnn)")
-    command.add_argument(
-        "--logs", default="logs", metavar="DIR", help="where --weights last looks (default: logs)"
-    )
+    _add_trained(command)
     command.add_argument(
         "--output", default="results", metavar="DIR", help="folder to write to (default: results)"
     )
@@ -85,14 +78,7 @@ def build_parser():
     )
     command.set_defaults(run=commands.tune)
     _add_dataset(command, "subset to tune on (default: val)")
-    command.add_argument(
-        "--weights", required=True, metavar="W", help="a file, or last: of the newest run"
-    )
-    command.add_argument("--preset", choices=PRESETS, help="for weights files that do not tell")
-    _add_model(command, "of which --weights last is meant (default: mrcnn)")
-    command.add_argument(
-        "--logs", default="logs", metavar="DIR", help="where --weights last looks (default: logs)"
-    )
+    _add_trained(command)
     _add_settings(command)
 
     command = subparsers.add_parser(
@@ -121,10 +107,7 @@ def build_parser():
         "docs/crossval.md.",
     )
     command.set_defaults(run=commands.crossval)
-    command.add_argument(
-        "--dataset", required=True, metavar="DIR", help="annotated images; see docs/data.md"
-    )
-    _add_format(command)
+    _add_annotated(command)
     command.add_argument(
         "--output", required=True, metavar="DIR", help="gets a folder for each network and fold"
     )
@@ -158,7 +141,7 @@ def build_parser():
         help="fuse the predictions of several networks",
         description="Fuse the predictions of several networks for the same images by Mask-NMS; "
         "see docs/mask_nms.md. Repeated with the same options, it does only the images that are "
-        "not done yet.",
+        "not done yet (coco and rle hold all: they start over).",
     )
     command.set_defaults(run=commands.ensemble)
     command.add_argument(
@@ -229,10 +212,7 @@ def build_parser():
         "repeated. See docs/ablations.md.",
     )
     command.set_defaults(run=commands.ablate, subset=None)
-    command.add_argument(
-        "--dataset", required=True, metavar="DIR", help="annotated images; see docs/data.md"
-    )
-    _add_format(command)
+    _add_annotated(command)
     _add_fold(command)
     command.add_argument(
         "--output", required=True, metavar="DIR", help="gets a folder for each ablation"
@@ -302,6 +282,13 @@ def _add_dataset(command, subset_help, required=True):
     _add_selection(command, subset_help)
 
 
+def _add_annotated(command):
+    command.add_argument(
+        "--dataset", required=True, metavar="DIR", help="annotated images; see docs/data.md"
+    )
+    _add_format(command)
+
+
 def _add_format(command):
     command.add_argument(
         "--format",
@@ -324,6 +311,17 @@ def _add_fold(command):
 
 def _add_model(command, help):
     command.add_argument("--model", choices=MODELS, default="mrcnn", help=help)
+
+
+def _add_trained(command):
+    command.add_argument(
+        "--weights", required=True, metavar="W", help="a file, or last: of the newest run"
+    )
+    command.add_argument("--preset", choices=PRESETS, help="for weights files that do not tell")
+    _add_model(command, "of which --weights last is meant (default: mrcnn)")
+    command.add_argument(
+        "--logs", default="logs", metavar="DIR", help="where --weights last looks (default: logs)"
+    )
 
 
 def _add_training(command, more_weights=""):

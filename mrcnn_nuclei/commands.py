@@ -14,6 +14,9 @@ from mrcnn_nuclei.formats import parse_writers
 
 LOGGER = logging.getLogger("mrcnn_nuclei")
 
+START_WORDS = (None, "coco", "imagenet", "none")
+"""What training may start from other than a file."""
+
 
 def _import_keras():
     """Import Keras and its backend, whose C++ start-up messages heed no setting, in silence."""
@@ -61,8 +64,7 @@ def train(options):
             len(both),
             min(both),
         )
-    if options.weights not in (None, "coco", "imagenet", "none", "last"):
-        _require_file(options.weights, "weights")
+    _require_weights(options.weights, (*START_WORDS, "last"))
 
     _import_keras()
     from mrcnn_nuclei import training
@@ -101,18 +103,13 @@ def detect(options):
         dataset = _load_dataset(
             options.dataset, options, _selected_subset(options), annotated=False
         )
-    if options.weights != "last":
-        _require_file(options.weights, "weights")
+    _require_weights(options.weights, ("last",))
 
     _import_keras()
     from mrcnn_nuclei.detection import dataset_sources, detect_images, image_sources
-    from mrcnn_nuclei.training import last_checkpoint
 
     sources = image_sources(options.image) if options.image else dataset_sources(dataset)
-    weights = options.weights
-    if weights == "last":
-        name = _run_name(options, options.preset or "compact")
-        weights = last_checkpoint(options.logs, name, options.model)
+    weights = _trained_weights(options)
     nuclei, images = detect_images(
         sources, weights, options.output, writers, options.preset, settings
     )
@@ -132,17 +129,12 @@ def tune(options):
     # The weights' network is not known yet; the U-Net has all settings of the detector, and more.
     settings = parse_settings(options.settings, options.preset or "compact", "unet")
     dataset = _load_dataset(options.dataset, options, options.subset or "val")
-    if options.weights != "last":
-        _require_file(options.weights, "weights")
+    _require_weights(options.weights, ("last",))
 
     _import_keras()
     from mrcnn_nuclei.detector import Detector
-    from mrcnn_nuclei.training import last_checkpoint
 
-    weights = options.weights
-    if weights == "last":
-        name = _run_name(options, options.preset or "compact")
-        weights = last_checkpoint(options.logs, name, options.model)
+    weights = _trained_weights(options)
     detector = Detector(weights, options.preset, settings)
     found, before, after = detector.tune(dataset)
     detector.save_settings()
@@ -151,6 +143,22 @@ def tune(options):
         f"mean AJI of {len(dataset.image_ids)} images {before:.3f} -> {after:.3f}; "
         f"wrote the settings into {weights}"
     )
+
+
+def _require_weights(weights, words):
+    """Refuse what is neither a file nor one of the words for weights found elsewhere."""
+    if weights not in words:
+        _require_file(weights, "weights")
+
+
+def _trained_weights(options):
+    """The file that `--weights` of a command for trained networks means."""
+    from mrcnn_nuclei.training import last_checkpoint
+
+    if options.weights != "last":
+        return options.weights
+    name = _run_name(options, options.preset or "compact")
+    return last_checkpoint(options.logs, name, options.model)
 
 
 def _require_file(path, kind):
@@ -180,8 +188,7 @@ def crossval(options):
     models = list(MODELS) if options.model == "both" else [options.model]
     for model in models:
         settings = parse_settings(options.settings, options.preset, model)
-    if options.weights not in (None, "coco", "imagenet", "none"):
-        _require_file(options.weights, "weights")
+    _require_weights(options.weights, START_WORDS)
     dataset = datasets.NucleusDataset().load(options.dataset, options.format)
     samples = [info["sample"] for info in dataset.image_info]
     made = options.n_folds is not None
@@ -190,7 +197,6 @@ def crossval(options):
     settings = {"SEED": options.seed, **settings}
     parts = make_parts(folds, options.nested)
     networks = make_networks(parts, models, options.preset, settings)
-
     _read_all(dataset)
 
     _import_keras()
@@ -250,8 +256,7 @@ def ablate(options):
     from mrcnn_nuclei.preprocessing import clean_labels
 
     settings = parse_settings(options.settings, options.preset, options.model)
-    if options.weights not in (None, "coco", "imagenet", "none"):
-        _require_file(options.weights, "weights")
+    _require_weights(options.weights, START_WORDS)
     if options.weights:
         settings["INITIAL_WEIGHTS"] = options.weights
     settings = {"SEED": options.seed, **settings}

@@ -32,12 +32,8 @@ def tiny():
 
 
 @pytest.fixture(autouse=True)
-def fresh_loggers(monkeypatch):
-    """A command sets up the loggers of its process; other tests want theirs back."""
-    for name in ("mrcnn", "mrcnn_nuclei"):
-        logger = logging.getLogger(name)
-        for attribute in ("handlers", "level", "propagate"):
-            monkeypatch.setattr(logger, attribute, getattr(logger, attribute))
+def nothing_said(monkeypatch):
+    """A process warns once of each file; tests share theirs."""
     monkeypatch.setattr(image_files, "_said", set())
 
 
