@@ -277,9 +277,12 @@ def _new_images_rows(output, models, n_folds):
 
 def _results(folder, steps):
     """The scores of a run's images, empty if it is not done or was trained on one of them."""
-    scores, config = read_step(folder, steps.metrics), read_step(folder, "config")
-    if scores is None or config is None:
+    config = read_step(folder, "config")
+    predicted, scores = (read_step(folder, step) for step in steps)
+    if config is None or predicted is None or scores is None:
         return []
+    if scores["inputs"]["predictions"] != predicted["inputs"]:
+        return []  # predicted anew since, but not scored
     seen = {image["image"] for image in scores["images"]} & set(config["trained_on"])
     if seen:
         LOGGER.warning("%s: left out, since its networks were trained on %s", folder, min(seen))

@@ -10,7 +10,7 @@ import scipy.stats
 from PIL import Image
 
 from mrcnn.errors import InputError
-from mrcnn_nuclei import cli
+from mrcnn_nuclei import cli, crossval
 from mrcnn_nuclei.datasets.folds import write_folds
 from mrcnn_nuclei.evaluation import COLUMNS, Evaluation
 from mrcnn_nuclei.metrics import METRICS
@@ -33,9 +33,12 @@ def write_run(output, name, trained_on="", metrics=None, test_metrics=None):
     folder = output / name
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({"trained_on": list(trained_on)}))
-    for step, rows in (("metrics", metrics), ("test_metrics", test_metrics)):
+    for steps, rows in zip((crossval.HELD_OUT, crossval.TEST), (metrics, test_metrics)):
         if rows:
-            (folder / f"{step}.json").write_text(Evaluation(rows).to_json())
+            inputs = {"weights": "a digest"}
+            (folder / f"{steps.predictions}.json").write_text(json.dumps({"inputs": inputs}))
+            scored = {**json.loads(Evaluation(rows).to_json()), "inputs": {"predictions": inputs}}
+            (folder / f"{steps.metrics}.json").write_text(json.dumps(scored))
 
 
 @pytest.fixture
@@ -105,6 +108,16 @@ def test_mean_and_spread_by_hand(output):
     assert kidney["PQ"] == 0.6 and "PQ_low" not in kidney  # of one image
     assert find(table, MEAN, "image", "c")["Dice"] == 0.7
     assert [r["row"] for r in table.records if r.get("paper")] == [MEAN[1]]
+
+
+@pytest.mark.parametrize("content", [None, {"inputs": {"weights": "another"}}])
+def test_scores_of_predictions_that_are_gone_are_not_shown(output, content):
+    step = output / "fold1-mrcnn" / "predictions.json"
+    step.unlink() if content is None else step.write_text(json.dumps(content))
+    table = read_table(output)
+    assert find(table, (HELD_OUT, "Mask R-CNN, fold 0"))["images"] == 2
+    assert find(table, (HELD_OUT, "Mask R-CNN, fold 1"))["images"] == 0
+    assert find(table, MEAN)["images"] == 0
 
 
 def test_several_networks_on_the_same_image_are_averaged_first(output):
