@@ -50,7 +50,7 @@ from mrcnn_nuclei.evaluation import Evaluation
 from mrcnn_nuclei.metrics import METRICS
 from mrcnn_nuclei.postprocessing import dilate, postprocess
 from mrcnn_nuclei.rcnn import NucleusRCNN, Prediction, flip
-from mrcnn_nuclei.runs import Run
+from mrcnn_nuclei.runs import Run, read_step
 from mrcnn_nuclei.switches import ABLATIONS, AT_DETECTION, choose
 from mrcnn_nuclei.training import find_weights
 from mrcnn_nuclei.tuning import CHOICES, tune
@@ -745,19 +745,56 @@ def test_search_scores_no_image_with_thresholds_found_on_it(tmp_path, monkeypatc
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
-def test_every_ablation_at_toy_size(folder, tmp_path, model):
+def test_every_ablation_at_toy_size(folder, weights, tmp_path, model):
     train_set = NucleusDataset().load(folder, subset="train", fold=0)
     val_set = NucleusDataset().load(write_pairs(tmp_path / "held-out", 2))
-    given = {"SCHEDULE": [("all", 1, 1.0)]}
+    given = {"SCHEDULE": [("all", 1, 1.0)], "INITIAL_WEIGHTS": str(weights)}
     config = make_config("tiny", given, model=model)
     names = [name for name in choose(config) if not name.startswith("resnet")]
-    table = ablate(tmp_path / "out", train_set, val_set, "tiny", given, model, names)
+    assert len(names) == {"mrcnn": 13, "unet": 10}[model]
+    output = tmp_path / "out"
+    table = ablate(output, train_set, val_set, "tiny", given, model, names)
     assert [row["name"] for row in table.rows] == ["baseline", *names]
-    assert len(names) == {"mrcnn": 12, "unet": 9}[model]
-    trained = {path.parent.name for path in (tmp_path / "out").glob("*/training.json")}
-    acts_in_training = {
-        name for name in names if not ABLATIONS[name].changes(config).keys() <= AT_DETECTION
-    }
-    assert trained == {"baseline", *acts_in_training}
     for row in table.rows:
-        assert all(0 <= value <= 1 for value in row["mean"].values())
+        mean = Evaluation(read_step(output / row["name"], "metrics")["images"]).mean
+        assert row["mean"] == {metric: mean[metric] for metric in METRICS}
+    assert_trained_with_their_changes(output, config, names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MODELS)
+def test_other_architectures_at_toy_size(folder, tmp_path, model):
+    train_set = NucleusDataset().load(folder, subset="train", fold=0)
+    val_set = NucleusDataset().load(write_pairs(tmp_path / "held-out", 1))
+    given = {"SCHEDULE": [("all", 1, 1.0)]}
+    config = make_config("tiny", given, model=model)
+    names = ["resnet50", "resnet101"]
+    ablate(tmp_path / "out", train_set, val_set, "tiny", given, model, names)
+    assert_trained_with_their_changes(tmp_path / "out", config, names)
+    sizes = [
+        (tmp_path / "out" / name / read_step(tmp_path / "out" / name, "training")["weights"])
+        .stat()
+        .st_size
+        for name in ("baseline", *names)
+    ]
+    assert sizes == sorted(sizes)
+    assert sizes[1] > 50e6  # more than half of ResNet-50's 23.5 million weights of 4 bytes
+
+
+def assert_trained_with_their_changes(output, config, names):
+    """What acts in training has weights of its own, all else the baseline's."""
+    digests = {
+        name: read_step(output / name, "predictions")["inputs"]["weights"]
+        for name in ("baseline", *names)
+        if name != "search"
+    }
+    acts_in_training = {"baseline"}
+    for name in names:
+        changes = ABLATIONS[name].changes(config)
+        assert read_step(output / name, "config")["changes"] == json.loads(json.dumps(changes))
+        if not changes.keys() <= AT_DETECTION:
+            acts_in_training.add(name)
+    assert {path.parent.name for path in output.glob("*/training.json")} == acts_in_training
+    assert len({digests[name] for name in acts_in_training}) == len(acts_in_training)
+    for name in digests.keys() - acts_in_training:
+        assert digests[name] == digests["baseline"]
