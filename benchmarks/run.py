@@ -18,7 +18,8 @@ import numpy as np
 
 from mrcnn.data import DataGenerator, load_image_gt
 from mrcnn.files import atomic_path
-from mrcnn.instances import Instances, mask_iou
+from mrcnn.instances import Instances
+from mrcnn.overlaps import mask_iou
 from mrcnn.utils import Dataset
 from mrcnn_nuclei.augmentation import Augmentation
 from mrcnn_nuclei.config import inference_config, make_config

@@ -9,8 +9,9 @@ import heapq
 import numpy as np
 
 from mrcnn.errors import InputError
-from mrcnn.instances import Instances, mask_iou
+from mrcnn.instances import Instances
 from mrcnn.masks import extract_bboxes
+from mrcnn.overlaps import mask_iou
 
 FUSIONS = ("union", "vote")
 METHODS = ("greedy", "soft")

@@ -10,7 +10,8 @@ from scipy import sparse
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
 from mrcnn.errors import InputError
-from mrcnn.instances import Instances, mask_intersections
+from mrcnn.instances import Instances
+from mrcnn.overlaps import mask_intersections
 
 METRICS = ("mAP", "mask_iou", "AJI", "AJI_plus", "PQ", "DQ", "SQ", "F1", "Dice")
 

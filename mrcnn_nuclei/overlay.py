@@ -4,8 +4,8 @@ import numpy as np
 
 from mrcnn.errors import InputError
 from mrcnn.files import atomic_path
-from mrcnn.instances import meeting_boxes
 from mrcnn.opencv import cv2
+from mrcnn.overlaps import meeting_boxes
 from mrcnn_nuclei.metrics import find_overlaps, match
 
 #: RGB. Bright, and apart from pink and purple stain and from each other for any colour vision.

@@ -9,7 +9,8 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
 from mrcnn.errors import InputError
-from mrcnn.instances import Instances, mask_intersections
+from mrcnn.instances import Instances
+from mrcnn.overlaps import mask_intersections
 
 # A detection this close to where its tile ends may be cut there: networks often stop a pixel short.
 EDGE_PIXELS = 2

@@ -16,9 +16,9 @@ import numpy as np
 
 from mrcnn.files import atomic_path
 from mrcnn.instances import Instances
-from mrcnn_nuclei.datasets.noise import noisy_copy
 from mrcnn_nuclei.datasets.synthetic import draw_tile
 from mrcnn_nuclei.mask_nms import mask_nms
+from mrcnn_nuclei.noise import noisy_copy
 
 PICTURE = Path(__file__).parent.parent / "docs" / "images" / "mask_nms.png"
 COLOURS = ("#0072b2", "#d55e00", "#009e73")

@@ -13,14 +13,9 @@ from scipy import ndimage
 from skimage.draw import polygon2mask
 
 from mrcnn.errors import InputError
-from mrcnn.instances import (
-    Instances,
-    column_runs,
-    mask_intersections,
-    mask_iou,
-    meeting_boxes,
-)
+from mrcnn.instances import Instances, column_runs
 from mrcnn.opencv import cv2
+from mrcnn.overlaps import mask_intersections, mask_iou, meeting_boxes
 
 LABELS = np.array(
     [

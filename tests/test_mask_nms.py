@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mrcnn.errors import InputError
-from mrcnn.instances import Instances, mask_iou
-from mrcnn_nuclei.datasets.noise import noisy_copy
+from mrcnn.instances import Instances
+from mrcnn.overlaps import mask_iou
 from mrcnn_nuclei.datasets.synthetic import draw_tile
 from mrcnn_nuclei.mask_nms import check_options, mask_nms
 from mrcnn_nuclei.metrics import evaluate_pair
+from mrcnn_nuclei.noise import noisy_copy
 
 quick = settings(max_examples=100, deadline=None)
 

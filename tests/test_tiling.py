@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mrcnn.errors import InputError
-from mrcnn.instances import Instances, mask_iou
+from mrcnn.instances import Instances
+from mrcnn.overlaps import mask_iou
 from mrcnn_nuclei.tiling import merge_tiles, tile_grid
 
 
@@ -99,9 +100,9 @@ def test_impossible_overlap_is_refused(overlap):
 def test_every_nucleus_comes_back_whole_and_once(tissue, tile, overlap):
     truth = Instances.from_label_map(tissue)
     tiles = tile_grid(tissue.shape, tile, overlap)
-    start = time.perf_counter()
+    start = time.process_time()
     merged = merge_tiles(tiles, found_in_tiles(tissue, tiles), tissue.shape)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     assert len(merged) == 2000
     assert same_masks(merged, truth)
 

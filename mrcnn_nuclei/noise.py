@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from mrcnn.instances import Instances, meeting_boxes
+from mrcnn.instances import Instances
+from mrcnn.overlaps import meeting_boxes
 
 
 def noisy_copy(truth, rng, *, dropped=0.2, spurious=0.2, jitter=1.0, merged=0.03):
