@@ -437,7 +437,7 @@ def test_every_block_of_the_page_runs(balloons, tmp_path, monkeypatch, interpret
 
 @pytest.mark.slow
 def test_shapes_are_learnt_from_random_weights(tmp_path):
-    started = time.perf_counter()
+    started = time.process_time()
     mAP = load_client("shapes").main([f"--logs={tmp_path}", "--seed=0"])
     assert mAP >= 0.6
-    assert time.perf_counter() - started < 20 * 60
+    assert time.process_time() - started < 20 * 60
