@@ -21,12 +21,9 @@ SETTINGS = {
         "VALIDATION_STEPS": 2,
         "SCHEDULE": [("all", 4, 1.0), ("all", 6, 0.1)],
     },
-    "unet": {  # which learns drawn nuclei from many small steps
+    "unet": {
         "STEPS_PER_EPOCH": 30,
         "VALIDATION_STEPS": 1,
-        "IMAGE_MIN_DIM": 128,
-        "IMAGE_MAX_DIM": 128,
-        "LEARNING_RATE": 0.002,
         "BATCH_NORM_MOMENTUM": 0.9,
         "SCHEDULE": [("all", 3, 1.0), ("all", 4, 0.1)],
     },
