@@ -276,18 +276,34 @@ def _new_images_rows(output, models, n_folds):
 
 
 def _results(folder, steps):
-    """The scores of a run's images, empty if it is not done or was trained on one of them."""
-    config = read_step(folder, "config")
-    predicted, scores = (read_step(folder, step) for step in steps)
-    if config is None or predicted is None or scores is None:
+    """The scores of a run's images, empty if it is not done or they say nothing of it."""
+    scores, config = read_step(folder, steps.metrics), read_step(folder, "config")
+    if scores is None or config is None:
         return []
-    if scores["inputs"]["predictions"] != predicted["inputs"]:
-        return []  # predicted anew since, but not scored
+    if not _current(scores, config, folder, steps):
+        LOGGER.warning("%s: left out, since it was predicted anew; repeat nucleus crossval", folder)
+        return []
     seen = {image["image"] for image in scores["images"]} & set(config["trained_on"])
     if seen:
         LOGGER.warning("%s: left out, since its networks were trained on %s", folder, min(seen))
         return []
     return scores["images"]
+
+
+def _current(scores, config, folder, steps):
+    """Whether scores are of the predictions that are there, and these of those that were fused."""
+    if "inputs" not in scores:  # of another tool, which keeps no record
+        return True
+    predicted = _inputs(folder, steps.predictions)
+    if scores["inputs"]["predictions"] != predicted:
+        return False
+    fused = [folder.parent / name for name in config.get("members", [])]
+    return not fused or predicted["members"] == [_inputs(run, steps.predictions) for run in fused]
+
+
+def _inputs(folder, step):
+    done = read_step(folder, step)
+    return done and done["inputs"]
 
 
 def _mean(section, model, kind, tried, paper=None):

@@ -120,6 +120,31 @@ def test_scores_of_predictions_that_are_gone_are_not_shown(output, content):
     assert find(table, MEAN)["images"] == 0
 
 
+def test_scores_of_an_ensemble_of_other_predictions_are_not_shown(output):
+    names = ["fold0-mrcnn", "fold1-mrcnn"]
+    write_run(output, "test-mrcnn", "abc", test_metrics=scores(t=0.4))
+    fused = output / "test-mrcnn"
+    (fused / "config.json").write_text(json.dumps({"trained_on": list("abc"), "members": names}))
+    inputs = {"members": [{"weights": "a digest"}] * 2}
+    (fused / "test.json").write_text(json.dumps({"inputs": inputs}))
+    content = json.loads((fused / "test_metrics.json").read_text())
+    (fused / "test_metrics.json").write_text(
+        json.dumps({**content, "inputs": {"predictions": inputs}})
+    )
+    row = (TEST, "Mask R-CNN, two by Mask-NMS")
+    assert find(read_table(output), row)["images"] == 1
+    step = output / "fold1-mrcnn" / "test.json"
+    step.write_text(json.dumps({"inputs": {"weights": "another"}}))
+    assert find(read_table(output), row)["images"] == 0
+
+
+def test_scores_that_keep_no_record_are_shown(output):
+    path = output / "fold1-mrcnn" / "metrics.json"
+    path.write_text(Evaluation(scores(c=0.7)).to_json())
+    (output / "fold1-mrcnn" / "predictions.json").unlink()
+    assert find(read_table(output), MEAN)["images"] == 3
+
+
 def test_several_networks_on_the_same_image_are_averaged_first(output):
     write_run(output, "test-mrcnn", "abc", None, scores(t=0.4))
     table = read_table(output)
