@@ -136,7 +136,7 @@ class _Manifest:
         try:
             known = json.loads(self.path.read_text())
             same = all(known[key] == value for key, value in made_by.items())
-            return known["images"] if same else None
+            return {name: dict(known["images"][name]) for name in known["images"]} if same else None
         except (FileNotFoundError, NotADirectoryError):
             return {}
         except (ValueError, KeyError, TypeError):

@@ -30,7 +30,9 @@ def test_results_made_of_the_same_by_the_same_are_left_as_they_are(job, tmp_path
     assert write(job._replace(identity="made of that"), tmp_path, by="you") == (1, 1)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"by": "me"}', "3"])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"by": "me"}', '{"by": "me", "images": {"a": 3}}', "3"]
+)
 def test_a_manifest_that_cannot_be_understood_counts_for_nothing(content, job, tmp_path):
     (tmp_path / "results.json").write_text(content)
     assert write(job, tmp_path) == (1, 1)
@@ -52,7 +54,10 @@ def test_a_full_disk_is_told_when_old_claims_are_withdrawn(job, tmp_path, monkey
     def full(path):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
+    def fail(progress):
+        raise AssertionError("made although the old claim still stands")
+
     monkeypatch.setattr(results, "atomic_path", full)
     with pytest.raises(OSError, match="No space left"):
-        write(job, tmp_path, by="you")
+        write(job._replace(make=fail), tmp_path, by="you")
     assert json.loads((tmp_path / "results.json").read_text())["by"] == "me"
