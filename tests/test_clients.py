@@ -440,4 +440,4 @@ def test_shapes_are_learnt_from_random_weights(tmp_path):
     started = time.process_time()
     mAP = load_client("shapes").main([f"--logs={tmp_path}", "--seed=0"])
     assert mAP >= 0.6
-    assert time.process_time() - started < 20 * 60
+    assert time.process_time() - started < 2 * 20 * 60  # of two cores
