@@ -187,7 +187,7 @@ class UNetConfig(_UNetSettings, NucleusConfig):
 class CompactUNetConfig(_UNetSettings, CompactConfig):
     """A U-Net that trains from random weights on two CPU cores.
 
-    In equal time, many steps of small crops teach it more than few of large ones, see
+    Many steps of small crops at a high rate begin far faster than few of large ones, see
     benchmarks/RESULTS.md.
     """
 
