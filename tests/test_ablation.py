@@ -749,7 +749,7 @@ def test_search_scores_no_image_with_thresholds_found_on_it(tmp_path, monkeypatc
 def test_every_ablation_at_toy_size(folder, weights, tmp_path, model):
     train_set = NucleusDataset().load(folder, subset="train", fold=0)
     val_set = NucleusDataset().load(write_pairs(tmp_path / "held-out", 2))
-    given = {"SCHEDULE": [("all", 1, 1.0)], "INITIAL_WEIGHTS": str(weights)}
+    given = {"SCHEDULE": [("all", 1, 1.0)], "INITIAL_WEIGHTS": str(weights), "SEED": 1}
     config = make_config("tiny", given, model=model)
     names = [name for name in choose(config) if not name.startswith("resnet")]
     assert len(names) == {"mrcnn": 13, "unet": 10}[model]
@@ -791,8 +791,9 @@ def assert_trained_with_their_changes(output, config, names):
         if not changes.keys() <= AT_DETECTION:
             acts_in_training.add(name)
     assert {path.parent.name for path in output.glob("*/training.json")} == acts_in_training
-    trained = {name: weights_of(output / name) for name in acts_in_training}
-    assert len(set(trained.values())) == len(acts_in_training)
+    # Eight channels are one group, and no proposal of random weights need be a nucleus.
+    different = acts_in_training - {"layer-norm", "dice"}
+    assert len({weights_of(output / name) for name in different}) == len(different)
     baseline = read_step(output / "baseline", "predictions")["inputs"]["weights"]
     for name in set(names) - acts_in_training - {"search"}:
         assert read_step(output / name, "predictions")["inputs"]["weights"] == baseline
