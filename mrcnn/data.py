@@ -12,7 +12,7 @@ from mrcnn.errors import InputError
 from mrcnn.image_meta import compose_image_meta, parse_image_meta
 from mrcnn.images import mold_image, normalize_statistics, resize_image
 from mrcnn.imgaug_compat import augment_dense, is_imgaug, wrap_imgaug
-from mrcnn.masks import extract_bboxes, minimize_crop, minimize_mask, resize_mask
+from mrcnn.masks import extract_bboxes, minimize_crop, resize_mask
 from mrcnn.random_rois import build_detection_targets, generate_random_rois
 from mrcnn.rpn_targets import AnchorRows, build_rpn_targets
 
@@ -560,23 +560,27 @@ def _augmented_crop(image, labels, augmentation, config, rng):
 
 def _extract(truth, mini_shape):
     """Indices, boxes and masks of the objects that have a pixel; full-size masks if no shape."""
-    if truth.ndim == 3:
-        visible = np.flatnonzero(truth.any(axis=(0, 1)))
-        masks = truth[..., visible].astype(bool)
-        boxes = extract_bboxes(masks)
-        if mini_shape is not None:
-            masks = minimize_mask(boxes, masks, mini_shape)
-        return visible, boxes, masks
-    regions = ndimage.find_objects(truth)
-    visible = np.array([k for k, region in enumerate(regions) if region is not None], np.intp)
-    corners = [(y.start, x.start, y.stop, x.stop) for y, x in filter(None, regions)]
-    boxes = np.array(corners, np.int32).reshape(-1, 4)
+    dense = truth.ndim == 3
+    boxes = extract_bboxes(truth) if dense else _label_boxes(truth)
+    visible = np.flatnonzero(boxes[:, 2])
+    boxes = boxes[visible]
     if mini_shape is None:
-        return visible, boxes, truth[..., np.newaxis] == visible + 1
+        masks = truth[..., visible].astype(bool) if dense else truth[..., None] == visible + 1
+        return visible, boxes, masks
     masks = np.zeros((len(visible), *mini_shape), bool)
-    for i, k in enumerate(visible):
-        masks[i] = minimize_crop(truth[regions[k]] == k + 1, mini_shape)
+    for i, (k, (y1, x1, y2, x2)) in enumerate(zip(visible, boxes)):
+        crop = truth[y1:y2, x1:x2]
+        masks[i] = minimize_crop(crop[..., k] if dense else crop == k + 1, mini_shape)
     return visible, boxes, np.moveaxis(masks, 0, -1)
+
+
+def _label_boxes(labels):
+    """Boxes [N, 4] of the labels 1 to N of a label map, zeros for one without pixels."""
+    corners = [
+        (region[0].start, region[1].start, region[0].stop, region[1].stop) if region else (0,) * 4
+        for region in ndimage.find_objects(labels)
+    ]
+    return np.array(corners, np.int32).reshape(-1, 4)
 
 
 def _generator(rng):

@@ -108,7 +108,7 @@ def resize_image(image, min_dim=None, max_dim=None, min_scale=None, mode="square
     dtype = image.dtype
     scale = _scale(image.shape, min_dim, max_dim if mode == "square" else None, min_scale)
     height, width = (round(side * scale) for side in image.shape[:2])
-    if scale != 1:
+    if scale != 1 and mode != "crop":
         image = resize(image, (height, width), preserve_range=True)
 
     crop = None
@@ -119,9 +119,13 @@ def resize_image(image, min_dim=None, max_dim=None, min_scale=None, mode="square
     else:
         full = 2 * (round_up(min_dim, PYRAMID_MULTIPLE),)
         y, x = _random(height - min_dim, rng), _random(width - min_dim, rng)
+        enlarged = (height, width)
         height, width = min(height, min_dim), min(width, min_dim)
         crop = (y, x, height, width)
-        image = image[y : y + height, x : x + width]
+        if scale == 1:
+            image = image[y : y + height, x : x + width]
+        else:
+            image = _enlarge_part(image, enlarged, crop)
 
     top, left = (0, 0) if crop else ((full[0] - height) // 2, (full[1] - width) // 2)
     padding[:2] = (top, full[0] - height - top), (left, full[1] - width - left)
@@ -226,6 +230,33 @@ def _scale(shape, min_dim, max_dim, min_scale):
     if max_dim and round(longer * scale) > max_dim:
         scale = max_dim / longer
     return scale
+
+
+def _enlarge_part(image, shape, part):
+    """The part (y, x, height, width) of what `resize` makes of an image, bit for bit.
+
+    The whole would be a hundred times the work where a small crop is cut out of it.
+    """
+    y, x, height, width = part
+    # One pixel of the zeros that lie beyond the image is all that an enlarged one sees of them.
+    padded = np.pad(image, [(1, 1), (1, 1)] + [(0, 0)] * (image.ndim - 2))
+    rows = _linear_taps(image.shape[0], shape[0], y, height)
+    columns = _linear_taps(image.shape[1], shape[1], x, width)
+    enlarged = 0.0
+    for row, row_weight in rows:
+        row_weight = row_weight.reshape(-1, *[1] * (image.ndim - 1))
+        for column, column_weight in columns:
+            column_weight = column_weight.reshape(-1, *[1] * (image.ndim - 2))
+            enlarged = enlarged + padded[np.ix_(row, column)] * row_weight * column_weight
+    return np.clip(enlarged, image.min(), image.max())
+
+
+def _linear_taps(length, new_length, start, count):
+    """The two source pixels, counted from 1, and weights of `count` pixels of an enlarged axis."""
+    centres = (np.arange(start, start + count) + 0.5) * (length / new_length) - 0.5
+    below = np.floor(centres).astype(int)
+    fraction = centres - below
+    return (below + 1, 1.0 - fraction), (below + 2, fraction)
 
 
 def _random(limit, rng):

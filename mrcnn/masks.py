@@ -79,12 +79,17 @@ def resize_mask(mask, scale, padding, crop=None):
     Returns
     -------
     ndarray [h, w, N] or [h, w]
+        A view of `mask` where that is all it takes.
     """
-    rows, columns = (_nearest(side, scale) for side in mask.shape[:2])
+    part = np.s_[:, :]
     if crop is not None:
         y, x, height, width = crop
-        rows, columns = rows[y : y + height], columns[x : x + width]
-    mask = mask[np.ix_(rows, columns)]
+        part = np.s_[y : y + height, x : x + width]
+    if scale == 1:
+        mask = mask[part]
+    else:
+        rows, columns = (_nearest(side, scale)[cut] for side, cut in zip(mask.shape, part))
+        mask = mask[np.ix_(rows, columns)]
     return np.pad(mask, padding[: mask.ndim]) if np.any(padding) else mask
 
 

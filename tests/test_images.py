@@ -108,6 +108,26 @@ def test_image_and_mask_stay_together(height, width, mode, min_scale, seed):
         assert out.shape == (64, 64, 3)
 
 
+@given(
+    st.integers(20, 70),
+    st.integers(20, 70),
+    st.sampled_from([1.3, 2.0, 2.71]),
+    st.booleans(),
+    st.integers(0, 99),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_crop_is_a_part_of_the_enlarged_image(height, width, scale, flat, seed):
+    image = noise(height, width, seed)
+    if flat:  # where rounding in another order would show
+        image[:, : width // 2] = 255
+    out, _, _, _, (y, x, h, w) = utils.resize_image(
+        image, 20, min_scale=scale, mode="crop", rng=np.random.default_rng(seed)
+    )
+    size = (round(height * scale), round(width * scale))
+    whole = utils.resize(image, size, preserve_range=True).astype(np.uint8)
+    np.testing.assert_array_equal(out[:h, :w], whole[y : y + h, x : x + w])
+
+
 def test_a_crop_is_padded_at_bottom_and_right_to_a_multiple_of_64():
     image = noise(130, 150)
     out, window, scale, padding, (y, x, h, w) = utils.resize_image(
