@@ -36,13 +36,19 @@ class BatchNorm(layers.BatchNormalization):
         # The argument of a functional call would not do: `fit` overrides it.
         training = training if self.train_bn is None else self.train_bn
         if not (training and self.trainable):
-            return super().call(inputs, training=False)
+            return self._by_moving_statistics(inputs)
         # In float32, as the moving statistics: sums over a batch overflow float16.
         inputs, scale, offset = (ops.cast(x, "float32") for x in (inputs, self.gamma, self.beta))
         outputs, mean, variance = backend.normalize_batch(inputs, scale, offset, self.epsilon)
         keep = self.momentum
         self.moving_mean.assign(keep * self.moving_mean + (1 - keep) * mean)
         self.moving_variance.assign(keep * self.moving_variance + (1 - keep) * variance)
+        return ops.cast(outputs, self.compute_dtype)
+
+    def _by_moving_statistics(self, inputs):
+        given = (self.moving_mean, self.moving_variance, self.gamma, self.beta)
+        given = (ops.cast(x, "float32") for x in given)
+        outputs = backend.normalize_by(inputs, *given, self.epsilon)
         return ops.cast(outputs, self.compute_dtype)
 
 

@@ -152,6 +152,66 @@ def normalize_batch(x, scale, offset, epsilon):
     return normalized, mean, variance
 
 
+def normalize_by(x, mean, variance, scale, offset, epsilon):
+    """Batch normalisation by given statistics, in one operation where the backend has one.
+
+    Parameters
+    ----------
+    x : tensor [B, H, W, C] or [B, N, H, W, C]
+    mean, variance, scale, offset : tensor [C]
+    epsilon : float
+
+    Returns
+    -------
+    tensor
+        Of the shape of `x`.
+    """
+    if keras.backend.backend() == "tensorflow" and len(x.shape) in (4, 5):
+        import tensorflow as tf
+
+        shape = tf.shape(x)
+        images = tf.reshape(x, tf.concat([[-1], shape[-3:]], 0)) if len(x.shape) == 5 else x
+        normalized, _, _ = tf.compat.v1.nn.fused_batch_norm(
+            images, scale, offset, mean, variance, epsilon, is_training=False
+        )
+        return tf.reshape(normalized, shape) if len(x.shape) == 5 else normalized
+    return keras.ops.batch_normalization(
+        x, mean, variance, axis=-1, offset=offset, scale=scale, epsilon=epsilon
+    )
+
+
+def first_rows(x, count):
+    """The first rows of the second axis, as many as a tensor says; see `has_dynamic_shapes`.
+
+    Parameters
+    ----------
+    x : tensor [B, N, ...]
+    count : int32 scalar tensor
+
+    Returns
+    -------
+    tensor [B, min(count, N), ...]
+    """
+    return x[:, : int(count)] if keras.backend.backend() == "torch" else x[:, :count]
+
+
+def has_dynamic_shapes(jit_compile):
+    """Whether the size of a tensor may depend on values that are known only when a network runs.
+
+    Parameters
+    ----------
+    jit_compile : bool or "auto"
+        See `compiled_inference`.
+
+    Returns
+    -------
+    bool
+        No compiler for XLA, and so not JAX, can do it.
+    """
+    backend = keras.backend.backend()
+    return backend == "torch" or (backend == "tensorflow" and jit_compile is not True)
+
+
 def replica_scope(count):
     """Prepare to train on several devices, each of which takes its share of a batch.
 

@@ -101,6 +101,7 @@ class Config:
     MASK_LOSS = "bce"  # or "dice": see `mrcnn.losses`
     OPTIMIZER = "sgd"  # or "adam"
     JIT_COMPILE = "auto"  # True, False: whether XLA compiles the network, see docs/backends.md
+    DTYPE_POLICY = "float32"  # or "mixed_bfloat16", "mixed_float16": see docs/performance.md
     SEED = 0
 
     def __init__(self):

@@ -1,14 +1,15 @@
 """From classified proposals to final detections."""
 
-from keras import layers, ops
+from keras import ops
 
 from mrcnn.backend import top_k
 from mrcnn.box_ops import apply_box_deltas_graph, clip_boxes_graph, norm_boxes_graph
 from mrcnn.image_meta import parse_image_meta_graph
 from mrcnn.nms import non_max_suppression
+from mrcnn.precision import Float32Layer
 
 
-class DetectionLayer(layers.Layer):
+class DetectionLayer(Float32Layer):
     """Apply each proposal's best class and its deltas, drop background, suppress duplicates.
 
     Parameters

@@ -5,6 +5,8 @@ import math
 from keras import layers, ops
 
 from mrcnn.backbone import normalize
+from mrcnn.backend import first_rows
+from mrcnn.precision import Float32Layer
 from mrcnn.roi_align import PyramidROIAlign
 
 
@@ -19,7 +21,7 @@ class _PerROI:
         self.input_spec = None
 
     def call(self, inputs):
-        count = inputs.shape[1]
+        count = ops.shape(inputs)[1]
         outputs = super().call(ops.reshape(inputs, (-1, *inputs.shape[2:])))
         return ops.reshape(outputs, (-1, count, *outputs.shape[1:]))
 
@@ -49,6 +51,47 @@ class ROIFullyConnected(ROIConv2D):
 
 class ROIConv2DTranspose(_PerROI, layers.Conv2DTranspose):
     """`keras.layers.Conv2DTranspose` on every ROI, [B, N, height, width, C]."""
+
+
+class RealROIs(Float32Layer):
+    """Leave out what fills the ROIs of a batch up to a fixed number, all but one row of it.
+
+    Inputs are ROIs [B, N, 4] and their class ids [B, N], of which those above 0 come first. The
+    output is [B, n, 4] where n is 1 more than the largest number of them in an image, if there are
+    as many ROIs; `AllROIs` undoes it for what is computed from them.
+    """
+
+    def call(self, inputs):
+        rois, class_ids = inputs
+        counts = ops.sum(ops.cast(class_ids > 0, "int32"), axis=1)
+        return first_rows(rois, ops.max(counts) + 1)
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0][0], None, 4)
+
+
+class AllROIs(Float32Layer):
+    """Repeat the last row of what was computed from `RealROIs`, [B, n, ...], to [B, N, ...].
+
+    Parameters
+    ----------
+    count : int
+        N.
+    """
+
+    def __init__(self, count, **kwargs):
+        super().__init__(**kwargs)
+        self.count = count
+
+    def get_config(self):
+        return {**super().get_config(), "count": self.count}
+
+    def call(self, inputs):
+        last = ops.shape(inputs)[1] - 1
+        return ops.take(inputs, ops.minimum(ops.arange(self.count), last), axis=1)
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], self.count, *input_shape[2:])
 
 
 def fpn_classifier_graph(
@@ -87,10 +130,12 @@ def fpn_classifier_graph(
     x = normalize(x, train_bn, "mrcnn_class_bn2")
     x = layers.Activation("relu")(x)
     shared = layers.Reshape((rois.shape[1], fc_layers_size), name="pool_squeeze")(x)
-    logits = layers.Dense(num_classes, name="mrcnn_class_logits")(shared)
-    probabilities = layers.Activation("softmax", name="mrcnn_class")(logits)
-    deltas = layers.Dense(4 * num_classes, name="mrcnn_bbox_fc")(shared)
-    deltas = layers.Reshape((rois.shape[1], num_classes, 4), name="mrcnn_bbox")(deltas)
+    logits = layers.Dense(num_classes, dtype="float32", name="mrcnn_class_logits")(shared)
+    probabilities = layers.Activation("softmax", dtype="float32", name="mrcnn_class")(logits)
+    deltas = layers.Dense(4 * num_classes, dtype="float32", name="mrcnn_bbox_fc")(shared)
+    deltas = layers.Reshape((rois.shape[1], num_classes, 4), dtype="float32", name="mrcnn_bbox")(
+        deltas
+    )
     return logits, probabilities, deltas
 
 
@@ -114,4 +159,4 @@ def build_fpn_mask_graph(
         x = normalize(x, train_bn, f"mrcnn_mask_bn{i}")
         x = layers.Activation("relu")(x)
     x = ROIConv2DTranspose(channels, 2, strides=2, activation="relu", name="mrcnn_mask_deconv")(x)
-    return ROIConv2D(num_classes, 1, activation="sigmoid", name="mrcnn_mask")(x)
+    return ROIConv2D(num_classes, 1, activation="sigmoid", dtype="float32", name="mrcnn_mask")(x)

@@ -3,9 +3,10 @@
 The masks have two to choose from. Each loss is a scalar, and 0 where nothing takes part in it.
 """
 
-import keras
 import numpy as np
 from keras import ops
+
+from mrcnn.precision import Float32Layer
 
 LOSS_NAMES = (
     "rpn_class_loss",
@@ -16,7 +17,7 @@ LOSS_NAMES = (
 )
 
 
-class Loss(keras.layers.Layer):
+class Loss(Float32Layer):
     """A loss function as a named layer, so that its value can be asked for by name.
 
     Parameters

@@ -5,16 +5,16 @@ from pathlib import Path
 import keras
 from keras import layers, ops
 
-from mrcnn import losses
+from mrcnn import backend, losses
 from mrcnn.anchors import pyramid_anchors
 from mrcnn.backbone import build_backbone, normalization, set_batch_norm_momentum
-from mrcnn.backend import scale_loss
 from mrcnn.box_ops import norm_boxes_graph
 from mrcnn.boxes import norm_boxes
 from mrcnn.detection import DetectionLayer
 from mrcnn.errors import InputError
-from mrcnn.heads import build_fpn_mask_graph, fpn_classifier_graph
+from mrcnn.heads import AllROIs, RealROIs, build_fpn_mask_graph, fpn_classifier_graph
 from mrcnn.image_meta import parse_image_meta_graph
+from mrcnn.precision import Float32Layer, dtype_policy
 from mrcnn.pyramid import build_pyramid
 from mrcnn.rpn import ProposalLayer, build_rpn_model
 from mrcnn.targets import DetectionTargetLayer, positive_limit
@@ -48,7 +48,7 @@ class Network(keras.Model):
             value = value[0, 0]
             mean.update_state(value)
             total = total + weight * value
-        return scale_loss(total)
+        return backend.scale_loss(total)
 
     def save_weights(self, filepath, overwrite=True):
         """Save all weights, in Matterport's layout whatever the name of the file.
@@ -99,7 +99,7 @@ class Network(keras.Model):
         """All is built. Keras would use up batches, and fail on the mean of bools over replicas."""
 
 
-class NormalizeBoxes(layers.Layer):
+class NormalizeBoxes(Float32Layer):
     """Pixel boxes [B, N, 4] to normalised ones, given the images [B, H, W, C] they lie in."""
 
     def call(self, inputs):
@@ -110,7 +110,7 @@ class NormalizeBoxes(layers.Layer):
         return input_shape[0]
 
 
-class Anchors(layers.Layer):
+class Anchors(Float32Layer):
     """The anchors of a training image, normalised, [B, A, 4].
 
     Parameters
@@ -145,7 +145,7 @@ def build_network(mode, config):
     Network
         Inputs and outputs are Matterport's, in its order: see `_training` and `_inference`.
     """
-    with normalization(config.NORMALIZATION):
+    with normalization(config.NORMALIZATION), dtype_policy(config.DTYPE_POLICY):
         network = _build(mode, config)
     set_batch_norm_momentum(network, config.BATCH_NORM_MOMENTUM)
     return network
@@ -165,7 +165,7 @@ def _build(mode, config):
     by_level = [rpn(level) for level in pyramid]
     names = ("rpn_class_logits", "rpn_class", "rpn_bbox")
     rpn_outputs = [
-        layers.Concatenate(axis=1, name=name)(list(outputs))
+        layers.Concatenate(axis=1, name=name, dtype="float32")(list(outputs))
         for name, outputs in zip(names, zip(*by_level))
     ]
     build = {"training": _training, "inference": _inference}[mode]
@@ -201,7 +201,14 @@ def _training(image, meta, pyramid, rpn_outputs, config):
     logits, probabilities, refinements = _classify(rois, pyramid, meta, config)
     # Positives come first, and only they have a mask to learn.
     positive = positive_limit(config)
-    predicted_masks = _draw_masks(rois[:, :positive], pyramid, meta, config)
+    predicted_masks = _draw_masks(
+        rois[:, :positive],
+        class_ids[:, :positive],
+        pyramid,
+        meta,
+        config,
+        separate=config.TRAIN_BN is False,
+    )
 
     active = parse_image_meta_graph(meta)["active_class_ids"]
     named = {
@@ -215,7 +222,7 @@ def _training(image, meta, pyramid, rpn_outputs, config):
         ),
     }
     outputs = [*rpn_outputs, logits, probabilities, refinements, predicted_masks, proposals]
-    outputs.append(layers.Identity(name="output_rois")(rois))
+    outputs.append(layers.Identity(dtype="float32", name="output_rois")(rois))
     outputs += [
         losses.Loss(function, name=name)(operands) for name, (function, operands) in named.items()
     ]
@@ -235,7 +242,14 @@ def _inference(image, meta, pyramid, rpn_outputs, config):
     )([rpn_class, rpn_deltas, anchors])
     _, probabilities, deltas = _classify(rois, pyramid, meta, config)
     detections = DetectionLayer(config, name="mrcnn_detection")([rois, probabilities, deltas, meta])
-    masks = _draw_masks(detections[..., :4], pyramid, meta, config)
+    masks = _draw_masks(
+        detections[..., :4],
+        detections[..., 4],
+        pyramid,
+        meta,
+        config,
+        separate=config.TRAIN_BN is not True,
+    )
     outputs = [detections, probabilities, deltas, masks, rois, rpn_class, rpn_deltas]
     return Network([image, meta, anchors], outputs, config, name="mask_rcnn")
 
@@ -252,9 +266,16 @@ def _classify(rois, pyramid, meta, config):
     )
 
 
-def _draw_masks(rois, pyramid, meta, config):
-    return build_fpn_mask_graph(
-        rois,
+def _draw_masks(rois, class_ids, pyramid, meta, config, separate):
+    """Masks of ROIs. The dearest head is spared those that only fill up a batch, if it can be.
+
+    `separate` says whether what is drawn into an ROI does not depend on the others, as it does by
+    the statistics of a batch.
+    """
+    count = rois.shape[1]
+    real = separate and backend.has_dynamic_shapes(config.JIT_COMPILE)
+    masks = build_fpn_mask_graph(
+        RealROIs(name="real_rois")([rois, class_ids]) if real else rois,
         pyramid,
         meta,
         config.MASK_POOL_SIZE,
@@ -262,3 +283,4 @@ def _draw_masks(rois, pyramid, meta, config):
         train_bn=config.TRAIN_BN,
         channels=config.FPN_MASK_CHANNELS,
     )
+    return AllROIs(count, name="all_masks")(masks) if real else masks

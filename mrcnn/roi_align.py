@@ -32,7 +32,7 @@ class PyramidROIAlign(keras.layers.Layer):
     """
 
     def __init__(self, pool_shape, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)  # boxes stay float32
         self.pool_shape = tuple(pool_shape)
 
     def get_config(self):

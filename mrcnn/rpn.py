@@ -7,6 +7,7 @@ from keras import layers, ops
 from mrcnn.backend import top_k
 from mrcnn.box_ops import apply_box_deltas_graph, clip_boxes_graph
 from mrcnn.nms import non_max_suppression
+from mrcnn.precision import Float32Layer
 
 
 def rpn_graph(feature_map, anchors_per_location, anchor_stride, channels=512):
@@ -36,10 +37,10 @@ def rpn_graph(feature_map, anchors_per_location, anchor_stride, channels=512):
         name="rpn_conv_shared",
     )(feature_map)
     logits = layers.Conv2D(2 * anchors_per_location, 1, name="rpn_class_raw")(shared)
-    logits = layers.Reshape((-1, 2))(logits)
-    probabilities = layers.Activation("softmax", name="rpn_class_xxx")(logits)
+    logits = layers.Reshape((-1, 2), dtype="float32")(logits)
+    probabilities = layers.Activation("softmax", dtype="float32", name="rpn_class_xxx")(logits)
     deltas = layers.Conv2D(4 * anchors_per_location, 1, name="rpn_bbox_pred")(shared)
-    return [logits, probabilities, layers.Reshape((-1, 4))(deltas)]
+    return [logits, probabilities, layers.Reshape((-1, 4), dtype="float32")(deltas)]
 
 
 def build_rpn_model(anchor_stride, anchors_per_location, depth, channels=512):
@@ -61,7 +62,7 @@ def build_rpn_model(anchor_stride, anchors_per_location, depth, channels=512):
     return keras.Model(features, outputs, name="rpn_model")
 
 
-class ProposalLayer(layers.Layer):
+class ProposalLayer(Float32Layer):
     """Turn scored anchors into proposals: refine the best, suppress the overlapping.
 
     Parameters
@@ -113,7 +114,7 @@ class ProposalLayer(layers.Layer):
         return (input_shape[0][0], self.proposal_count, 4)
 
 
-class ProposalSteps(layers.Layer):
+class ProposalSteps(Float32Layer):
     """What a ProposalLayer computes on the way, under the names of Matterport's tensors.
 
     Parameters

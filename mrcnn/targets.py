@@ -2,13 +2,14 @@
 
 import keras
 import numpy as np
-from keras import layers, ops
+from keras import ops
 
 from mrcnn.box_ops import box_refinement_graph, overlaps_graph
+from mrcnn.precision import Float32Layer
 from mrcnn.roi_align import align
 
 
-class DetectionTargetLayer(layers.Layer):
+class DetectionTargetLayer(Float32Layer):
     """Sample proposals for training and attach their targets.
 
     Parameters

@@ -280,6 +280,7 @@ OPTIONS = {
     "MASK_LOSS": ("bce", "dice"),
     "MASK_NMS": ("none", "greedy", "soft"),
     "NORMALIZATION": ("batch", "group", "layer"),
+    "DTYPE_POLICY": ("float32", "mixed_bfloat16", "mixed_float16"),
 }
 """Settings that are one of a few words."""
 

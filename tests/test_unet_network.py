@@ -288,12 +288,7 @@ def test_settings_reach_the_network(unet):
 
 @pytest.mark.backend
 def test_float32_maps_and_losses_under_mixed_precision():
-    before = keras.mixed_precision.dtype_policy()
-    keras.mixed_precision.set_dtype_policy("mixed_bfloat16")
-    try:
-        network = build_unet(unet_config(), "training")
-    finally:
-        keras.mixed_precision.set_dtype_policy(before)
+    network = build_unet(unet_config(DTYPE_POLICY="mixed_bfloat16"), "training")
     assert network.get_layer("decoder_interior_1_conv").compute_dtype == "bfloat16"
     image, targets, weights = random_batch(np.random.default_rng(4))
     maps, *values = outputs_of(network, [image, targets, weights])

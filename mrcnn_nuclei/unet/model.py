@@ -13,6 +13,7 @@ from mrcnn.export import export_model
 from mrcnn.images import mold_image, normalize_statistics
 from mrcnn.losses import Loss
 from mrcnn.network import Network
+from mrcnn.precision import dtype_policy
 from mrcnn.trainer import Trainer, stage_patterns
 from mrcnn_nuclei.unet.batches import MapBatches
 from mrcnn_nuclei.unet.decoder import build_decoder, conv_block
@@ -52,7 +53,7 @@ def build_unet(config, mode="inference"):
         `input_maps` [B, H, W, 3], what the maps should be, and `input_weights` [B, H, W], how much
         each pixel counts; then the outputs are the maps and the losses `LOSS_NAMES`.
     """
-    with normalization(config.NORMALIZATION):
+    with normalization(config.NORMALIZATION), dtype_policy(config.DTYPE_POLICY):
         network = _build(config, mode)
     set_batch_norm_momentum(network, config.BATCH_NORM_MOMENTUM)
     return network
@@ -87,7 +88,7 @@ def _training(image, maps, config):
         map_loss, focal_gamma=config.FOCAL_GAMMA, soft_iou_weight=config.SOFT_IOU_WEIGHT
     )
     values = [
-        Loss(loss, name=name, dtype="float32")([targets[..., i], maps[..., i], weights])
+        Loss(loss, name=name)([targets[..., i], maps[..., i], weights])
         for i, name in enumerate(LOSS_NAMES)
     ]
     inputs = [image, targets, weights]
