@@ -11,7 +11,7 @@ PYTEST := .venv/bin/python -m pytest
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
 
-demo: $(VENV) ## draw synthetic tissue, train both networks, find its nuclei (6 to 11 minutes)
+demo: $(VENV) ## draw synthetic tissue, train both networks, find its nuclei (5 to 10 minutes)
 	.venv/bin/nucleus demo
 
 test: $(VENV) ## the fast tests, with coverage

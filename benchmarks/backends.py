@@ -26,7 +26,7 @@ REPETITIONS = 5
 
 def measure(folder):
     """Measure the backend of this process; the first to come writes the weights for the others."""
-    from run import Tile
+    from tiles import Tiles
 
     from mrcnn.data import DataGenerator
     from mrcnn.model import MaskRCNN
@@ -39,7 +39,8 @@ def measure(folder):
     config = make_config("compact")
     image, labels = synthetic.draw_tile(1000, np.random.default_rng(0), nuclei=1000)
     augmentation = Augmentation(config.IMAGE_MIN_DIM, **config.AUGMENTATION)
-    inputs, _ = DataGenerator(Tile(image, labels), config, augmentation=augmentation, seed=0)[0]
+    dataset = Tiles([(image, labels)])
+    inputs, _ = DataGenerator(dataset, config, augmentation=augmentation, seed=0)[0]
 
     training = MaskRCNN("training", config, folder)
     weights = Path(folder, "weights.h5")

@@ -1,4 +1,4 @@
-"""Measure Mask-NMS: `python benchmarks/mask_nms.py`. Prints a table for RESULTS.md.
+"""Measure Mask-NMS: `python benchmarks/mask_nms.py`.
 
 Five imitated predictions of drawn nuclei are fused: of one crowded tile, and of canvases up to
 10,000 x 10,000 pixels with 100,000 instances, whose times are plotted into docs/images.
@@ -14,6 +14,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+from harness import machine, publish
 
 from mrcnn.files import atomic_path
 from mrcnn.instances import Instances
@@ -96,14 +97,18 @@ def plot(count, seconds):
 
 
 if __name__ == "__main__":
-    print("| canvas | instances | CPU time | wall time | peak memory |")
-    print("|---|---|---|---|---|")
-    measured = []
+    measured, lines = [], []
     for size, count, cpu, wall, peak in rows():
         measured.append((count, cpu))
-        print(
-            f"| {size} x {size} | {count:,} | {cpu:.2f} s | {wall:.2f} s | {peak:.0f} MB |",
-            flush=True,
+        lines.append(
+            [f"{size} x {size}", f"{count:,}", f"{cpu:.2f} s", f"{wall:.2f} s", f"{peak:.0f} MB"]
         )
+        print(*lines[-1], flush=True)
     plot(*zip(*measured[1:]))
-    print(f"wrote {PLOT}")
+    publish(
+        "mask_nms",
+        f"`python benchmarks/mask_nms.py`: five predictions fused, {machine()}. The first line is "
+        "one crowded tile, the others a sparse one side by side.",
+        ["canvas", "instances", "CPU time", "wall time", "peak memory"],
+        lines,
+    )

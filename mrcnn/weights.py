@@ -154,6 +154,71 @@ def save_arrays(path, groups, attributes=None, state=None):
         temporary.write_bytes(content.getbuffer())
 
 
+def read_arrays(path):
+    """Read all weights of a file into no model; the counterpart of `save_arrays`.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Returns
+    -------
+    dict
+        {layer: {weight: array}}
+
+    Raises
+    ------
+    InputError
+        If the file is missing, unreadable or no `.h5` of weights.
+    """
+    with open_weights(path) as file:
+        groups = {layer: _follow(file, layer) for layer in _text(file, "layer_names")}
+        return {
+            layer: {name: _dataset(group, name)[...] for name in _text(group, "weight_names")}
+            for layer, group in groups.items()
+        }
+
+
+def average_weights(paths, output, attributes=None):
+    """Write the mean of the weights of several files, statistics of batch norm included.
+
+    Of checkpoints from the end of a training, whose weights scatter around the same place, it
+    mostly does better than each (Izmailov et al. 2018).
+
+    Parameters
+    ----------
+    paths : sequence of str or Path
+    output : str or Path
+    attributes : dict, optional
+        See `save_weights`.
+
+    Raises
+    ------
+    InputError
+        If a file is not readable, or its weights are not those of the first.
+    """
+    first, *others = paths
+    total = read_arrays(first)
+    shapes = _shapes(total)
+    total = {layer: {n: x.astype(np.float64) for n, x in w.items()} for layer, w in total.items()}
+    for path in others:
+        groups = read_arrays(path)
+        if _shapes(groups) != shapes:
+            raise InputError(f"{path}: is of another network than {first}: give files of one run")
+        for layer, weights in groups.items():
+            for name, array in weights.items():
+                total[layer][name] += array
+    means = {
+        layer: {name: (array / len(paths)).astype(np.float32) for name, array in weights.items()}
+        for layer, weights in total.items()
+    }
+    save_arrays(output, means, attributes)
+
+
+def _shapes(groups):
+    return {(layer, name): x.shape for layer, w in groups.items() for name, x in w.items()}
+
+
 def _names(names):
     return np.array([name.encode() for name in names], dtype="S")
 

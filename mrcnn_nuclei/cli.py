@@ -227,6 +227,18 @@ def build_parser():
     _add_settings(command)
 
     command = subparsers.add_parser(
+        "average",
+        help="average the weights of several checkpoints",
+        description="Write the mean of the weights of several checkpoints of one network, such as "
+        "the last ones of its run: it often does better than each.",
+    )
+    command.set_defaults(run=commands.average)
+    command.add_argument(
+        "--weights", nargs="+", required=True, metavar="FILE", help="checkpoints, two or more"
+    )
+    command.add_argument("--output", required=True, metavar="FILE", help="where to write the mean")
+
+    command = subparsers.add_parser(
         "export",
         help="write a network for programs without Keras",
         description="Write a network, with its weights, for images of one size. What goes in and "

@@ -278,6 +278,25 @@ def ablate(options):
     print(f"wrote {Path(options.output) / 'ablation.md'}, .csv and .json")
 
 
+def average(options):
+    """Write the mean of several checkpoints."""
+    output = Path(options.output)
+    if len(options.weights) < 2:
+        raise InputError("--weights: give two files or more to average")
+    if output.exists():
+        raise InputError(f"{output}: exists already; remove it, or choose another name")
+    for path in options.weights:
+        _require_file(path, "weights")
+
+    _import_keras()
+    from mrcnn.weights import average_weights
+    from mrcnn_nuclei.networks import RECIPE, read_recipe
+
+    recipe = read_recipe(options.weights[0])
+    average_weights(options.weights, output, recipe and {RECIPE: recipe})
+    print(f"wrote {output}, the mean of {len(options.weights)} files")
+
+
 def export(options):
     """Write a network for programs without Keras."""
     settings = parse_settings(options.settings, options.preset or "compact", "unet")

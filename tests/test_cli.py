@@ -14,10 +14,12 @@ import tifffile
 from PIL import Image
 from tiny import tiny_preset, write_pairs, write_tiny_weights
 
+from mrcnn.weights import read_arrays, save_arrays
 from mrcnn_nuclei import cli, image_files
 from mrcnn_nuclei.cli import main
 from mrcnn_nuclei.datasets.synthetic import draw_tile
 from mrcnn_nuclei.image_files import read_label_map
+from mrcnn_nuclei.networks import RECIPE, read_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -460,6 +462,41 @@ def test_results_of_other_weights_or_images_are_not_taken_for_done(capsys, tmp_p
     assert "nothing to do" in detect(other, "tile0", "tile1")
     shutil.copy(pictures / "tile0.png", pictures / "tile1.png")
     assert " in 1 images" in detect(other, "tile0", "tile1")
+
+
+def test_average_writes_the_mean(capsys, tmp_path, weights, picture):
+    files = [tmp_path / name for name in ("a.h5", "b.h5", "c.h5")]
+    for factor, path in zip((1.0, 2.0, 6.0), files):
+        groups = read_arrays(weights)
+        groups["conv1"]["conv1/kernel:0"] *= factor
+        save_arrays(path, groups, {RECIPE: read_recipe(weights)})
+    mean = tmp_path / "mean.h5"
+    assert main(["average", "--weights", *map(str, files), "--output", str(mean)]) == 0
+    assert f"wrote {mean}, the mean of 3 files" in capsys.readouterr().out
+    before, after = read_arrays(weights), read_arrays(mean)
+    np.testing.assert_allclose(
+        after["conv1"]["conv1/kernel:0"], 3 * before["conv1"]["conv1/kernel:0"], rtol=1e-6
+    )
+    np.testing.assert_array_equal(
+        after["fpn_p2"]["fpn_p2/bias:0"], before["fpn_p2"]["fpn_p2/bias:0"]
+    )
+    found = ["--weights", str(mean), "--output", str(tmp_path / "found")]
+    assert main(["detect", "--image", str(picture), *found]) == 0
+
+
+def test_average_refuses_what_does_not_fit(fails, tmp_path, weights):
+    other, mean = tmp_path / "other.h5", tmp_path / "mean.h5"
+    groups = read_arrays(weights)
+    del groups["conv1"]
+    save_arrays(other, groups)
+    for options, message in (
+        (["--weights", weights, "--output", mean], "two files or more"),
+        (["--weights", weights, other, "--output", mean], "other.h5: is of another network"),
+        (["--weights", weights, tmp_path / "none.h5", "--output", mean], "none.h5"),
+        (["--weights", weights, weights, "--output", other], "exists already"),
+    ):
+        assert message in fails("average", *options)
+        assert not mean.exists()
 
 
 def test_detect_continues_to_work_on_the_newest_run(capsys, tmp_path, weights, picture):
