@@ -88,9 +88,9 @@ def _detect(model):
     """Median seconds of the command line's detection in a small image."""
     with tempfile.TemporaryDirectory() as folder:
         (picture,) = synthetic.write(Path(folder, "data"), count=1, size=256)
-        config = inference_config(make_config("compact", model=model))
+        config = make_config("compact", model=model)
         weights = Path(folder, "weights.h5")
-        network = NETWORKS[model]("inference", config, folder)
+        network = NETWORKS[model]("inference", inference_config(config), folder)
         save_weights(network.keras_model, weights, recipe(config))
         options = ["--image", picture, "--weights", weights, "--output"]
 
