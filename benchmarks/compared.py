@@ -7,16 +7,17 @@ package too: same networks, same weights, same images. Without that folder there
 import json
 import os
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
-from harness import FOLDER, in_process, machine, median, peak_memory, publish
+from harness import FOLDER, in_process, machine, median, publish
 
 # Seconds and memory (MB) of the port, and the ratio of times that is wanted.
 PORT = {
     "train256": ("training step, 256 x 256, 128 ROIs", 2.70, None, 2),
     "train512": ("training step, 512 x 512, 128 ROIs", 4.44, None, 2),
-    "detect512": ("`detect`, 512 x 512, 282 nuclei", 3.25, None, 2),
+    "detect512": ("`detect`, 512 x 512, 282 detections", 3.25, None, 2),
     "labels": ("`load_image_gt`, 1000 x 1000, 600 nuclei, label map", 0.84, 620, 30),
     "load": ("the same, dense masks", 0.84, 620, 5),
     "labels2x": ("the same, label map, IMAGE_MIN_SCALE = 2", 29, 2300, 300),
@@ -24,6 +25,9 @@ PORT = {
     "instances": ("IoU of 600 with 600 masks, `Instances`", 8.6, 5100, 200),
     "overlaps": ("the same, dense masks", 8.6, 5100, None),
 }
+
+SHARED = os.environ.get("NUCLEI_SHARED", FOLDER.parent.parent / "shared")
+TOOL = Path(SHARED, "tools", "bench_mrcnn.py")
 
 PORT_PRODUCT = 0.093
 """Seconds that the port's machine took for the product of two 2048 x 2048 matrices."""
@@ -33,8 +37,8 @@ def measure(item):
     """What a process of its own says of an item: `median_s` and others."""
     if item == "instances":
         return in_process(__file__, "--measure", item)
-    tool = Path(os.environ["NUCLEI_SHARED"], "tools", "bench_mrcnn.py")
-    found = in_process(tool, item, "--src", FOLDER.parent)
+    found = in_process(TOOL, item, "--src", FOLDER.parent)
+    assert np.isfinite(found.get("loss", 0)).all(), found
     if item == "detect512":
         assert found["n_detections"] == 282, found
     if item == "overlaps":
@@ -51,9 +55,11 @@ def measure_instances():
 
     _, labels = synthetic.draw_tile(1000, np.random.default_rng(0), nuclei=600)
     pair = [Instances.from_label_map(each) for each in (labels, np.roll(labels, 2, axis=0))]
-    before = peak_memory()
     seconds, (rows, columns, iou) = median(lambda: mask_iou(*pair))
-    needed = peak_memory() - before
+    tracemalloc.start()
+    mask_iou(*pair)
+    needed = tracemalloc.get_traced_memory()[1] / 2**20
+    tracemalloc.stop()
     found = np.zeros((len(pair[0]), len(pair[1])), np.float32)
     found[rows, columns] = iou
     expected = compute_overlaps_masks(*(each.to_dense() for each in pair))
@@ -61,13 +67,12 @@ def measure_instances():
     return {"median_s": seconds, "peak_rss_above_start_mb": needed}
 
 
-def compare(items):
-    """Measure items and publish the table."""
+def compare():
+    """Measure all items and publish the table."""
     product = np.random.default_rng(0).random((2, 2048, 2048), np.float32)
     seconds_of_product, _ = median(lambda: product[0] @ product[1])
     lines = []
-    for item in items:
-        what, seconds, memory, wanted = PORT[item]
+    for item, (what, seconds, memory, wanted) in PORT.items():
         found = measure(item)
         print(item, found["median_s"], flush=True)
         line = [what, f"{seconds:.3g} s", f"{found['median_s']:.3g} s"]
@@ -88,7 +93,7 @@ def compare(items):
 if __name__ == "__main__":
     if sys.argv[1:] == ["--measure", "instances"]:
         print(json.dumps(measure_instances()))
-    elif os.environ.get("NUCLEI_SHARED"):
-        compare(sys.argv[1:] or PORT)
+    elif TOOL.is_file():
+        compare()
     else:
-        print("compared: skipped; NUCLEI_SHARED has to name the folder with tools/bench_mrcnn.py")
+        print("compared: skipped; NUCLEI_SHARED has to name a folder with tools/bench_mrcnn.py")

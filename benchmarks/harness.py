@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
-from importlib.metadata import version
+from importlib.metadata import distributions
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -52,7 +52,9 @@ def in_process(*arguments, environment=None):
 
 def machine():
     """On what was measured, in words."""
-    packages = ", ".join(f"{name} {version(name)}" for name in ("tensorflow", "keras", "numpy"))
+    wanted = {"tensorflow", "tensorflow-cpu", "keras", "numpy"}
+    found = sorted((each.name, each.version) for each in distributions() if each.name in wanted)
+    packages = ", ".join(f"{name} {version}" for name, version in found)
     return (
         f"{os.cpu_count()} CPU cores ({platform.machine()}), Python {platform.python_version()}, "
         f"{packages}"
@@ -68,6 +70,8 @@ def publish(section, text, header, lines, names=1):
     before, found, rest = results.partition(begin)
     if not found:
         before, rest = f"{results.rstrip()}\n\n", f"{end}\n"
-    after = rest.partition(end)[2]
+    _, found, after = rest.partition(end)
+    if not found:
+        raise ValueError(f"{RESULTS}: lacks {end}")
     with atomic_path(RESULTS) as temporary:
         temporary.write_text(f"{before}{begin}\n{text}\n\n{table}{end}{after}", encoding="utf-8")

@@ -116,7 +116,7 @@ if __name__ == "__main__":
         lines.append([what, f"{seconds:.3g} s"])
     publish(
         "parts",
-        f"`python benchmarks/parts.py`: medians of 5 calls, {machine()}.",
+        f"`python benchmarks/parts.py`: medians of 5 calls (`detect`: 3), {machine()}.",
         ["what", "median"],
         lines,
     )

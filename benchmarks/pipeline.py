@@ -63,7 +63,7 @@ def main():
     publish(
         "pipeline",
         f"`python benchmarks/pipeline.py`: images/s with 1, 4 and 16 threads, {machine()}.",
-        ["preset", "network", "batch", *(f"{count} threads" for count in WORKERS)],
+        ["preset", "network", "batch", *(f"threads: {count}" for count in WORKERS)],
         lines,
         names=3,
     )

@@ -46,6 +46,8 @@ class BatchNorm(layers.BatchNormalization):
         return ops.cast(outputs, self.compute_dtype)
 
     def _by_moving_statistics(self, inputs):
+        if not (self.scale and self.center):
+            return super().call(inputs, training=False)
         given = (self.moving_mean, self.moving_variance, self.gamma, self.beta)
         given = (ops.cast(x, "float32") for x in given)
         outputs = backend.normalize_by(inputs, *given, self.epsilon)

@@ -160,6 +160,7 @@ def normalize_by(x, mean, variance, scale, offset, epsilon):
     x : tensor [B, H, W, C] or [B, N, H, W, C]
     mean, variance, scale, offset : tensor [C]
     epsilon : float
+        At least 1.001e-5; TensorFlow raises a smaller one to that.
 
     Returns
     -------
@@ -206,10 +207,16 @@ def has_dynamic_shapes(jit_compile):
     Returns
     -------
     bool
-        No compiler for XLA, and so not JAX, can do it.
+        No compiler can do it: not JAX, nor what "auto" is for TensorFlow on a GPU.
     """
     backend = keras.backend.backend()
-    return backend == "torch" or (backend == "tensorflow" and jit_compile is not True)
+    if backend == "jax" or jit_compile is True:
+        return False
+    if backend == "tensorflow" and jit_compile == "auto":
+        import tensorflow as tf
+
+        return not tf.config.list_physical_devices("GPU")
+    return True
 
 
 def replica_scope(count):

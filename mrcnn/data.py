@@ -565,8 +565,9 @@ def _extract(truth, mini_shape):
     visible = np.flatnonzero(boxes[:, 2])
     boxes = boxes[visible]
     if mini_shape is None:
-        masks = truth[..., visible].astype(bool) if dense else truth[..., None] == visible + 1
-        return visible, boxes, masks
+        if dense:
+            return visible, boxes, truth[..., visible].astype(bool, copy=False)
+        return visible, boxes, truth[..., np.newaxis] == visible + 1
     masks = np.zeros((len(visible), *mini_shape), bool)
     for i, (k, (y1, x1, y2, x2)) in enumerate(zip(visible, boxes)):
         crop = truth[y1:y2, x1:x2]

@@ -53,12 +53,11 @@ class ROIConv2DTranspose(_PerROI, layers.Conv2DTranspose):
     """`keras.layers.Conv2DTranspose` on every ROI, [B, N, height, width, C]."""
 
 
-class RealROIs(Float32Layer):
-    """Leave out what fills the ROIs of a batch up to a fixed number, all but one row of it.
+class PositiveROIs(Float32Layer):
+    """The ROIs of a batch that are objects, which come first, and one more.
 
-    Inputs are ROIs [B, N, 4] and their class ids [B, N], of which those above 0 come first. The
-    output is [B, n, 4] where n is 1 more than the largest number of them in an image, if there are
-    as many ROIs; `AllROIs` undoes it for what is computed from them.
+    Inputs are ROIs [B, N, 4] and their class ids [B, N], above 0 for objects. The output is
+    [B, n, 4], where n is 1 more than the most objects of an image, but at most N.
     """
 
     def call(self, inputs):
@@ -70,28 +69,36 @@ class RealROIs(Float32Layer):
         return (input_shape[0][0], None, 4)
 
 
-class AllROIs(Float32Layer):
-    """Repeat the last row of what was computed from `RealROIs`, [B, n, ...], to [B, N, ...].
+class MaskConv2D(ROIConv2D):
+    """The convolution that ends the mask head. It repeats its last row up to `count` rows.
+
+    So what was computed for `PositiveROIs`, [B, n, height, width, C], becomes [B, count, ...]. In
+    detection the rows that were left out are padding, and all alike.
 
     Parameters
     ----------
     count : int
-        N.
+    *args, **kwargs
+        Of `keras.layers.Conv2D`.
     """
 
-    def __init__(self, count, **kwargs):
-        super().__init__(**kwargs)
+    def __init__(self, *args, count, **kwargs):
+        super().__init__(*args, **kwargs)
         self.count = count
 
     def get_config(self):
         return {**super().get_config(), "count": self.count}
 
     def call(self, inputs):
-        last = ops.shape(inputs)[1] - 1
-        return ops.take(inputs, ops.minimum(ops.arange(self.count), last), axis=1)
+        outputs = super().call(inputs)
+        if inputs.shape[1] == self.count:
+            return outputs
+        last = ops.shape(outputs)[1] - 1
+        return ops.take(outputs, ops.minimum(ops.arange(self.count), last), axis=1)
 
     def compute_output_shape(self, input_shape):
-        return (input_shape[0], self.count, *input_shape[2:])
+        shape = super().compute_output_shape(input_shape)
+        return (shape[0], self.count, *shape[2:]) if len(input_shape) == 5 else shape
 
 
 def fpn_classifier_graph(
@@ -140,17 +147,29 @@ def fpn_classifier_graph(
 
 
 def build_fpn_mask_graph(
-    rois, feature_maps, image_meta, pool_size, num_classes, train_bn=True, channels=256
+    rois,
+    feature_maps,
+    image_meta,
+    pool_size,
+    num_classes,
+    train_bn=True,
+    channels=256,
+    class_ids=None,
 ):
     """The head that draws a mask for each class into each ROI.
 
-    Parameters are those of `fpn_classifier_graph`, and `channels`, of its convolutions.
+    Parameters are those of `fpn_classifier_graph`; `channels`, of its convolutions; and, to save
+    most of the work, `class_ids`, a KerasTensor [B, N]: masks are then drawn into the ROIs whose
+    class is above 0, which have to come first, and into one more, whose masks stand for the rest.
 
     Returns
     -------
     KerasTensor [B, N, 2 * pool_size, 2 * pool_size, classes]
         Probabilities.
     """
+    count = rois.shape[1]
+    if class_ids is not None:
+        rois = PositiveROIs(name="positive_rois")([rois, class_ids])
     x = PyramidROIAlign([pool_size, pool_size], name="roi_align_mask")(
         [rois, image_meta, *feature_maps]
     )
@@ -159,4 +178,6 @@ def build_fpn_mask_graph(
         x = normalize(x, train_bn, f"mrcnn_mask_bn{i}")
         x = layers.Activation("relu")(x)
     x = ROIConv2DTranspose(channels, 2, strides=2, activation="relu", name="mrcnn_mask_deconv")(x)
-    return ROIConv2D(num_classes, 1, activation="sigmoid", dtype="float32", name="mrcnn_mask")(x)
+    return MaskConv2D(
+        num_classes, 1, count=count, activation="sigmoid", dtype="float32", name="mrcnn_mask"
+    )(x)

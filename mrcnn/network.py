@@ -12,7 +12,7 @@ from mrcnn.box_ops import norm_boxes_graph
 from mrcnn.boxes import norm_boxes
 from mrcnn.detection import DetectionLayer
 from mrcnn.errors import InputError
-from mrcnn.heads import AllROIs, RealROIs, build_fpn_mask_graph, fpn_classifier_graph
+from mrcnn.heads import build_fpn_mask_graph, fpn_classifier_graph
 from mrcnn.image_meta import parse_image_meta_graph
 from mrcnn.precision import Float32Layer, dtype_policy
 from mrcnn.pyramid import build_pyramid
@@ -207,7 +207,7 @@ def _training(image, meta, pyramid, rpn_outputs, config):
         pyramid,
         meta,
         config,
-        separate=config.TRAIN_BN is False,
+        training=True,
     )
 
     active = parse_image_meta_graph(meta)["active_class_ids"]
@@ -243,12 +243,7 @@ def _inference(image, meta, pyramid, rpn_outputs, config):
     _, probabilities, deltas = _classify(rois, pyramid, meta, config)
     detections = DetectionLayer(config, name="mrcnn_detection")([rois, probabilities, deltas, meta])
     masks = _draw_masks(
-        detections[..., :4],
-        detections[..., 4],
-        pyramid,
-        meta,
-        config,
-        separate=config.TRAIN_BN is not True,
+        detections[..., :4], detections[..., 4], pyramid, meta, config, training=False
     )
     outputs = [detections, probabilities, deltas, masks, rois, rpn_class, rpn_deltas]
     return Network([image, meta, anchors], outputs, config, name="mask_rcnn")
@@ -266,21 +261,18 @@ def _classify(rois, pyramid, meta, config):
     )
 
 
-def _draw_masks(rois, class_ids, pyramid, meta, config, separate):
-    """Masks of ROIs. The dearest head is spared those that only fill up a batch, if it can be.
-
-    `separate` says whether what is drawn into an ROI does not depend on the others, as it does by
-    the statistics of a batch.
-    """
-    count = rois.shape[1]
-    real = separate and backend.has_dynamic_shapes(config.JIT_COMPILE)
-    masks = build_fpn_mask_graph(
-        RealROIs(name="real_rois")([rois, class_ids]) if real else rois,
+def _draw_masks(rois, class_ids, pyramid, meta, config, training):
+    """Masks of ROIs, drawn into positive ones only where that does not change them."""
+    by_batch = config.TRAIN_BN if config.TRAIN_BN is not None else training
+    mixed = config.NORMALIZATION == "batch" and by_batch  # by the statistics of all ROIs
+    trimmed = not mixed and backend.has_dynamic_shapes(config.JIT_COMPILE)
+    return build_fpn_mask_graph(
+        rois,
         pyramid,
         meta,
         config.MASK_POOL_SIZE,
         config.NUM_CLASSES,
         train_bn=config.TRAIN_BN,
         channels=config.FPN_MASK_CHANNELS,
+        class_ids=class_ids if trimmed else None,
     )
-    return AllROIs(count, name="all_masks")(masks) if real else masks

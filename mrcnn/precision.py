@@ -6,8 +6,10 @@ import keras
 
 
 class Float32Layer(keras.layers.Layer):
-    """A layer that computes in float32 whatever the policy: 8 bits do not tell pixels of a large
-    image apart, and sums over a batch overflow 16."""
+    """A layer that computes in float32 whatever the policy.
+
+    The 8 significant bits of bfloat16 are too few for coordinates, and sums overflow float16.
+    """
 
     def __init__(self, **kwargs):
         super().__init__(**{"dtype": "float32", **kwargs})

@@ -36,10 +36,14 @@ def rpn_graph(feature_map, anchors_per_location, anchor_stride, channels=512):
         activation="relu",
         name="rpn_conv_shared",
     )(feature_map)
-    logits = layers.Conv2D(2 * anchors_per_location, 1, name="rpn_class_raw")(shared)
+    logits = layers.Conv2D(2 * anchors_per_location, 1, dtype="float32", name="rpn_class_raw")(
+        shared
+    )
     logits = layers.Reshape((-1, 2), dtype="float32")(logits)
     probabilities = layers.Activation("softmax", dtype="float32", name="rpn_class_xxx")(logits)
-    deltas = layers.Conv2D(4 * anchors_per_location, 1, name="rpn_bbox_pred")(shared)
+    deltas = layers.Conv2D(4 * anchors_per_location, 1, dtype="float32", name="rpn_bbox_pred")(
+        shared
+    )
     return [logits, probabilities, layers.Reshape((-1, 4), dtype="float32")(deltas)]
 
 

@@ -204,14 +204,24 @@ class Trainer:
         learning_rate : float
         momentum : float
             Of SGD.
+
+        Raises
+        ------
+        InputError
+            If the optimiser, or the precision with so many devices, is none that there is.
         """
+        if self.config.DTYPE_POLICY == "mixed_float16" and self.config.GPU_COUNT > 1:
+            raise InputError(
+                "DTYPE_POLICY = mixed_float16 with several devices: Keras scales the loss by what "
+                "it sees on the first; choose mixed_bfloat16"
+            )
         self._trained_layers = None
         with self._scope():
             optimizer = _make_optimizer(self.config, learning_rate, momentum)
             backend.clip_across_replicas(optimizer)
             self.keras_model.compile(optimizer=optimizer, jit_compile=self.config.JIT_COMPILE)
             # TensorFlow traces a step twice if the first time makes variables.
-            optimizer.build(self.keras_model.trainable_variables)
+            self.keras_model.optimizer.build(self.keras_model.trainable_variables)
 
     def set_trainable(self, layer_regex, keras_model=None, indent=0, verbose=1):
         """Make exactly the layers whose name matches trainable.

@@ -169,12 +169,14 @@ def read_arrays(path):
     Raises
     ------
     InputError
-        If the file is missing, unreadable or no `.h5` of weights.
+        If the file is missing, unreadable or not written by `save_weights`.
     """
     with open_weights(path) as file:
+        if not len(_text(file, "layer_names")):
+            raise ValueError("it lists no layers")
         groups = {layer: _follow(file, layer) for layer in _text(file, "layer_names")}
         return {
-            layer: {name: _dataset(group, name)[...] for name in _text(group, "weight_names")}
+            layer: {name: _whole(group, name) for name in _text(group, "weight_names")}
             for layer, group in groups.items()
         }
 
@@ -182,8 +184,8 @@ def read_arrays(path):
 def average_weights(paths, output, attributes=None):
     """Write the mean of the weights of several files, statistics of batch norm included.
 
-    Of checkpoints from the end of a training, whose weights scatter around the same place, it
-    mostly does better than each (Izmailov et al. 2018).
+    Checkpoints from the end of a training scatter around the same place, and so do their scores;
+    the mean lies nearer to it (Izmailov et al. 2018).
 
     Parameters
     ----------
@@ -404,11 +406,12 @@ def load_state(path, arrays=True):
         state = {name: _json(group.attrs, name) for name in group.attrs}
         for name in group if arrays else ():
             part = _follow(group, name)
-            state[name] = [_state_array(part, key) for key in sorted(part)]
+            state[name] = [_whole(part, key) for key in sorted(part)]
         return state
 
 
-def _state_array(group, name):
+def _whole(group, name):
+    """An array that this module has written."""
     data = _dataset(group, name)
     # Their shapes are not known beforehand, but they are written as they are, not compressed.
     if data.id.get_storage_size() < data.nbytes:

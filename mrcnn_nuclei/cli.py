@@ -230,7 +230,7 @@ def build_parser():
         "average",
         help="average the weights of several checkpoints",
         description="Write the mean of the weights of several checkpoints of one network, such as "
-        "the last ones of its run: it often does better than each.",
+        "the last ones of its run, which scatter around it.",
     )
     command.set_defaults(run=commands.average)
     command.add_argument(

@@ -300,6 +300,8 @@ def average(options):
 def export(options):
     """Write a network for programs without Keras."""
     settings = parse_settings(options.settings, options.preset or "compact", "unet")
+    # Weights are float32 however they were trained, and few runtimes have 16-bit operations.
+    settings.setdefault("DTYPE_POLICY", "float32")
     if options.size:
         settings["DETECTION_TILE"] = options.size
     _require_file(options.weights, "weights")

@@ -6,6 +6,7 @@ from helpers import to_numpy
 from keras import layers
 
 from mrcnn.backbone import BatchNorm, resnet_graph
+from mrcnn.backend import normalize_by
 
 X = np.array([[0.0], [2.0], [4.0], [6.0]], np.float32)
 
@@ -37,6 +38,22 @@ def test_a_frozen_layer_still_has_scale_and_offset_to_train():
     layer = BatchNorm(train_bn=False)
     layer.build(X.shape)
     assert [weight.name for weight in layer.trainable_weights] == ["gamma", "beta"]
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("shape", [(2, 5, 4, 3), (2, 3, 5, 4, 3)])
+def test_given_statistics_normalise_images_and_rois(shape):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=shape).astype(np.float32)
+    mean, variance, scale, offset = rng.uniform(0.5, 2, (4, 3)).astype(np.float32)
+    found = to_numpy(normalize_by(x, mean, variance, scale, offset, 1e-3))
+    expected = (x - mean) / np.sqrt(variance + 1e-3) * scale + offset
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_without_scale_and_offset():
+    layer = BatchNorm(train_bn=False, scale=False, center=False)
+    np.testing.assert_allclose(to_numpy(layer(X)), X / np.sqrt(1 + 1e-3), rtol=1e-5)
 
 
 def test_a_copy_is_frozen_too():

@@ -489,10 +489,13 @@ def test_average_refuses_what_does_not_fit(fails, tmp_path, weights):
     groups = read_arrays(weights)
     del groups["conv1"]
     save_arrays(other, groups)
+    empty = tmp_path / "empty.h5"
+    save_arrays(empty, {})
     for options, message in (
         (["--weights", weights, "--output", mean], "two files or more"),
         (["--weights", weights, other, "--output", mean], "other.h5: is of another network"),
         (["--weights", weights, tmp_path / "none.h5", "--output", mean], "none.h5"),
+        (["--weights", empty, empty, "--output", mean], "empty.h5: not a readable .h5"),
         (["--weights", weights, weights, "--output", other], "exists already"),
     ):
         assert message in fails("average", *options)

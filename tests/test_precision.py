@@ -7,6 +7,7 @@ from helpers import tiny_config
 from shapes import ShapesDataset
 
 from mrcnn.data import DataGenerator
+from mrcnn.errors import InputError
 from mrcnn.model import MaskRCNN
 from mrcnn.precision import dtype_policy
 
@@ -35,6 +36,13 @@ def test_features_are_short_and_results_are_not(tmp_path, policy):
     found, expected = (each._run(molded, metas) for each in (model, exact))
     objectness = np.abs(found[5] - expected[5])
     assert 0 < objectness.mean() < 0.02
+
+
+def test_float16_on_several_devices_is_refused(tmp_path):
+    model = MaskRCNN("training", tiny_config(DTYPE_POLICY="mixed_float16"), tmp_path)
+    model.config.GPU_COUNT = 2
+    with pytest.raises(InputError, match="mixed_bfloat16"):
+        model.compile(1e-3, 0.9)
 
 
 @pytest.mark.backend
