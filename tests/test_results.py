@@ -61,3 +61,13 @@ def test_a_full_disk_is_told_when_old_claims_are_withdrawn(job, tmp_path, monkey
     with pytest.raises(OSError, match="No space left"):
         write(job._replace(make=fail), tmp_path, by="you")
     assert json.loads((tmp_path / "results.json").read_text())["by"] == "me"
+
+
+def test_a_manifest_that_cannot_be_read_is_told_before_the_work(job, tmp_path):
+    (tmp_path / "results.json").mkdir()
+
+    def fail(progress):
+        raise AssertionError("made although it cannot be noted")
+
+    with pytest.raises(IsADirectoryError, match=r"results\.json"):
+        write(job._replace(make=fail), tmp_path)
