@@ -41,6 +41,7 @@ EXTRAS = {
     "test": [
         "pytest>=8.3",
         "pytest-cov>=7",
+        "pytest-xdist>=3.8",
         "coverage>=7.10",
         "hypothesis>=6.100",
         "ruff>=0.17,<0.18",

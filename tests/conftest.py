@@ -2,6 +2,7 @@
 
 import logging
 import os
+from functools import cache
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -40,15 +41,28 @@ def fresh_loggers(monkeypatch):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(session, items):
-    """Ask what the tests compared when all have run; remember them before `-k` and `-m` choose."""
+    """Ask what the tests compared when all have run; remember them before `-k` and `-m` choose.
+
+    Of several processes (`-n 2`), one runs all modules that compare with golden numbers: what they
+    compared is noted there.
+    """
     items.sort(key=lambda item: item.path.name == "test_golden.py")
     session.stash[COLLECTED] = list(items)
+    golden = {"test_golden.py", *modules_with_golden_tests()}
+    for item in items:
+        name = item.path.name
+        item.add_marker(pytest.mark.xdist_group("golden" if name in golden else item.path.stem))
+
+
+@cache
+def modules_with_golden_tests():
+    return {x.name for x in (ROOT / "tests").glob("test_*.py") if "golden_" in x.read_text()}
 
 
 @pytest.fixture
 def golden_tests_left_out(request):
     """Modules with golden tests that this run leaves out, in full or in part; slow ones may be."""
-    modules = {x.name for x in (ROOT / "tests").glob("test_*.py") if "golden_" in x.read_text()}
+    modules = modules_with_golden_tests()
     collected = request.session.stash[COLLECTED]
     dropped = set(collected) - set(request.session.items)
     dropped = {item.path.name for item in dropped if not item.get_closest_marker("slow")}

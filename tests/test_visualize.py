@@ -154,12 +154,12 @@ def test_hundreds_of_instances_are_drawn_from_their_crops(ax):
     labels[::33] = labels[:, ::33] = 0
     instances = Instances.from_label_map(labels)
     image = np.zeros((*labels.shape, 3), np.uint8)
-    start = time.process_time()
+    start = time.thread_time()
     visualize.display_instances(
         image, instances.boxes, instances.masks, instances.class_ids, NAMES, ax=ax
     )
     ax.figure.canvas.draw()
-    assert time.process_time() - start < 10
+    assert time.thread_time() - start < 10
     assert texts(ax) == [] and len(ax.patches) == 0
     assert [len(collection.get_paths()) for collection in collections(ax)] == [900, 900]
 
