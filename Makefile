@@ -3,7 +3,7 @@
 
 VENV := .venv/.installed
 BACKENDS := .venv/.backends
-PYTEST := .venv/bin/python -m pytest -n 2 --dist loadgroup
+PYTEST := .venv/bin/python -m pytest -n 2
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow test-backends test-all lint bench clean

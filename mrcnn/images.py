@@ -193,9 +193,14 @@ def mold_image(images, config, statistics=None, window=None):
         return images.astype(np.float32) - config.MEAN_PIXEL
     y1, x1, y2, x2 = window if window is not None else (0, 0, *images.shape[-3:-1])
     inside = (..., slice(y1, y2), slice(x1, x2), slice(None))
-    mean, std = _per_channel(statistics or normalize_statistics(images[inside], config))
+    pixels = images[inside]
+    mean, std = _per_channel(statistics or normalize_statistics(pixels, config))
+    # Rows of pixels, not pixels of three channels: NumPy's inner loop is then a long one.
+    *rows, width, channels = pixels.shape
+    normalized = pixels.reshape(*rows, width * channels) - _along_row(mean, width)
+    normalized /= _along_row(std, width)
     molded = np.zeros(images.shape, np.float32)
-    molded[inside] = (images[inside] - mean) / std
+    molded[inside] = normalized.reshape(pixels.shape)
     return molded
 
 
@@ -272,6 +277,11 @@ def _is_zscore(config):
             "use 'mean_pixel' or 'zscore'"
         )
     return config.IMAGE_NORMALIZATION == "zscore"
+
+
+def _along_row(values, width):
+    """Values [..., 1, 1, C], as `_per_channel` makes them, for each pixel of a row of pixels."""
+    return np.tile(values, width)[..., 0, :]
 
 
 def _per_channel(statistics):

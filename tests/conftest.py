@@ -41,17 +41,27 @@ def fresh_loggers(monkeypatch):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(session, items):
-    """Ask what the tests compared when all have run; remember them before `-k` and `-m` choose.
-
-    Of several processes (`-n 2`), one runs all modules that compare with golden numbers: what they
-    compared is noted there.
-    """
+    """Ask what the tests compared when all have run; remember them before `-k` and `-m` choose."""
     items.sort(key=lambda item: item.path.name == "test_golden.py")
     session.stash[COLLECTED] = list(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Of several processes (`-n 2`), have one run all modules that compare with golden numbers.
+
+    What they compared is noted in it. Of other modules, each runs in one, for their fixtures' sake.
+    """
+    from xdist.scheduler import LoadFileScheduling
+
     golden = {"test_golden.py", *modules_with_golden_tests()}
-    for item in items:
-        name = item.path.name
-        item.add_marker(pytest.mark.xdist_group("golden" if name in golden else item.path.stem))
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return "golden" if Path(file).name in golden else file
+
+    return Scheduling(config, log)
 
 
 @cache
