@@ -1,16 +1,20 @@
-"""Batches made ahead of the training step, in threads, in a fixed order."""
+"""Batches made ahead of the training step, by several workers, in a fixed order."""
 
 import contextlib
 import itertools
 import os
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from concurrent.futures.process import BrokenProcessPool
 
 import keras
 
-WORKERS = min(os.cpu_count() or 1, 8)
+from mrcnn.errors import InputError
+from mrcnn.workers import workers
+
+THREADS = min(os.cpu_count() or 1, 8)
 
 
-def stream(generator, names, first_epoch=0, workers=WORKERS, errors=None):
+def stream(generator, names, first_epoch=0, threads=THREADS, processes=0, errors=None):
     """Yield batches without end, as `keras.Model.fit` takes them for training.
 
     Parameters
@@ -19,8 +23,10 @@ def stream(generator, names, first_epoch=0, workers=WORKERS, errors=None):
     names : list of str
         Of the network's inputs, in the generator's order.
     first_epoch : int
-    workers : int
-        Number of threads; NumPy, SciPy and OpenCV let them run side by side.
+    threads : int
+        NumPy, SciPy and OpenCV let some of their work run side by side.
+    processes : int
+        If not 0, these make the batches in place of the threads; see `mrcnn.workers.workers`.
     errors : list, optional
         Receives what the generator raises, because TensorFlow reports it as an error of its own.
 
@@ -29,17 +35,13 @@ def stream(generator, names, first_epoch=0, workers=WORKERS, errors=None):
     tuple of one dict
         Input name -> array.
     """
-    with ThreadPoolExecutor(workers) as pool:
+    with workers(generator, threads, processes) as submit:
+        ahead = deque()
         for epoch in itertools.count(first_epoch):
-            generator.set_epoch(epoch)
-            # No batch of the next epoch is begun before the last one of this is done.
-            waiting = []
             for index in range(len(generator)):
-                waiting.append(pool.submit(generator.__getitem__, index))
-                if len(waiting) > workers:
-                    yield _named(waiting.pop(0).result, names, errors)
-            for future in waiting:
-                yield _named(future.result, names, errors)
+                ahead.append(submit(epoch, index))
+                if len(ahead) > (processes or threads):
+                    yield _named(ahead.popleft().result, names, errors)
 
 
 class FixedBatches(keras.utils.PyDataset):
@@ -50,12 +52,12 @@ class FixedBatches(keras.utils.PyDataset):
 
     Parameters
     ----------
-    generator, names, workers, errors
+    generator, names, threads, errors
         See `stream`.
     """
 
-    def __init__(self, generator, names, workers=WORKERS, errors=None):
-        super().__init__(workers=workers)
+    def __init__(self, generator, names, threads=THREADS, errors=None):
+        super().__init__(workers=threads)
         generator.set_epoch(0)
         self.generator = generator
         self.names = names
@@ -73,9 +75,14 @@ def _named(make, names, errors):
         inputs, _ = make()
         return (dict(zip(names, inputs, strict=True)),)
     except Exception as error:
+        if isinstance(error, BrokenProcessPool):
+            error = InputError(
+                "a process that makes batches has died, perhaps for want of memory: lower "
+                'BATCH_PROCESSES (a script that sets it needs if __name__ == "__main__")'
+            )
         if errors is not None:
             errors.append(error)
-        raise
+        raise error
 
 
 def close(batches):

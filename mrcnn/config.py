@@ -1,5 +1,7 @@
 """Settings of the network, its training and its detections."""
 
+import sys
+
 import numpy as np
 
 PYRAMID_MULTIPLE = 64
@@ -102,6 +104,7 @@ class Config:
     OPTIMIZER = "sgd"  # or "adam"
     JIT_COMPILE = "auto"  # True, False: whether XLA compiles the network, see docs/backends.md
     DTYPE_POLICY = "float32"  # or "mixed_bfloat16", "mixed_float16": see docs/performance.md
+    BATCH_PROCESSES = 0  # that make batches; 0: threads, see docs/performance.md
     SEED = 0
 
     def __init__(self):
@@ -126,6 +129,22 @@ class Config:
         for name, value in self.to_dict().items():
             print(f"{name:30} {value}")
         print()
+
+    def __reduce__(self):
+        """Travel to other processes as a class that they can import, and what differs from it."""
+        own = []
+        for known in type(self).__mro__:
+            if getattr(sys.modules.get(known.__module__), known.__qualname__, None) is known:
+                break
+            own += [name for name in vars(known) if not name.startswith("__")]
+        return _restore, (known, {name: getattr(self, name) for name in own} | vars(self))
+
+
+def _restore(base, settings):
+    """A configuration of a class, with some settings changed; see `Config.__reduce__`."""
+    config = base.__new__(base)
+    vars(config).update(settings)
+    return config
 
 
 def round_up(value, multiple):

@@ -311,7 +311,13 @@ class Trainer:
         self._prepare(layers, learning_rate)
         self._make_log_dir()
         errors = []
-        training = stream(batches, names, first_epoch=self.epoch, errors=errors)
+        training = stream(
+            batches,
+            names,
+            first_epoch=self.epoch,
+            processes=config.BATCH_PROCESSES,
+            errors=errors,
+        )
         validation = {}
         if val_dataset is not None and config.VALIDATION_STEPS:
             batches = self._make_batches(val_dataset, config.VALIDATION_STEPS, val_augmentation)

@@ -274,7 +274,7 @@ POSITIVE = (
 )
 """Settings that must be more than 0."""
 
-NOT_NEGATIVE = ("AUGMENTATION_GROWTH", "CLAHE")
+NOT_NEGATIVE = ("AUGMENTATION_GROWTH", "BATCH_PROCESSES", "CLAHE")
 
 OPTIONS = {
     "MASK_LOSS": ("bce", "dice"),

@@ -1,41 +1,15 @@
 """The stream of batches: its order, its epochs, its errors and its end."""
 
 import itertools
-import random
 import threading
 import time
 
 import keras
-import numpy as np
 import pytest
+from numbered import Generator
 
 from mrcnn.batches import FixedBatches, close, stream
-
-
-class Generator:
-    """Batches that say which they are, ready after a random delay."""
-
-    def __init__(self, length=5, fails_at=None):
-        self.length = length
-        self.fails_at = fails_at
-        self.epoch = 0
-        self.made = []
-        self.threads = set()
-
-    def __len__(self):
-        return self.length
-
-    def set_epoch(self, epoch):
-        self.epoch = epoch
-
-    def __getitem__(self, index):
-        epoch = self.epoch
-        self.made.append(index)
-        self.threads.add(threading.current_thread())
-        time.sleep(random.uniform(0, 0.004))
-        if (epoch, index) == self.fails_at:
-            raise ValueError(f"image {index} of epoch {epoch}")
-        return [np.array([epoch]), np.array([index])], []
+from mrcnn.errors import InputError
 
 
 def take(batches, count):
@@ -50,9 +24,30 @@ NAMES = ["epoch", "index"]
 
 @pytest.mark.parametrize("workers", [1, 2, 7, 16])
 def test_order_does_not_depend_on_the_number_of_workers(workers):
-    batches = stream(Generator(), NAMES, first_epoch=3, workers=workers)
+    batches = stream(Generator(), NAMES, first_epoch=3, threads=workers)
     expected = [(epoch, index) for epoch in (3, 4, 5) for index in range(5)]
     assert take(batches, 15) == expected
+    close(batches)
+
+
+def test_processes_keep_the_order_too():
+    errors = []
+    batches = stream(Generator(fails_at=(5, 1)), NAMES, first_epoch=3, processes=2, errors=errors)
+    assert take(batches, 11) == [(epoch, index) for epoch in (3, 4, 5) for index in range(5)][:11]
+    with pytest.raises(ValueError, match="image 1 of epoch 5"):
+        next(batches)
+    assert len(errors) == 1
+
+
+def test_a_process_that_dies_is_told_in_one_line():
+    batches = stream(Generator(dies_at=(0, 1)), NAMES, processes=1)
+    with pytest.raises(InputError, match="lower BATCH_PROCESSES"):
+        take(batches, 3)
+
+
+def test_the_next_epoch_begins_before_the_last_one_is_done():
+    batches = stream(Generator(length=1), NAMES, threads=4)
+    assert take(batches, 6) == [(epoch, 0) for epoch in range(6)]
     close(batches)
 
 
@@ -69,7 +64,7 @@ def test_each_evaluation_has_each_batch_once():
     model = keras.Model(inputs, PowerOfIndex()(inputs))
     model.compile("sgd")
     training = stream(Generator(1), NAMES)
-    validation = FixedBatches(Generator(3), NAMES, workers=2)
+    validation = FixedBatches(Generator(3), NAMES, threads=2)
     history = model.fit(
         training,
         steps_per_epoch=1,
@@ -93,7 +88,7 @@ def test_what_validation_raises_reaches_the_consumer():
 
 def test_no_more_batches_are_made_ahead_than_workers():
     generator = Generator(50)
-    batches = stream(generator, NAMES, workers=2)
+    batches = stream(generator, NAMES, threads=2)
     take(batches, 1)
     time.sleep(0.1)
     assert sorted(generator.made) == [0, 1, 2]
@@ -109,7 +104,7 @@ def test_a_batch_has_the_inputs_of_the_network():
 
 def test_an_exception_reaches_the_consumer_in_its_turn():
     errors = []
-    batches = stream(Generator(fails_at=(0, 3)), NAMES, workers=3, errors=errors)
+    batches = stream(Generator(fails_at=(0, 3)), NAMES, threads=3, errors=errors)
     assert take(batches, 3) == [(0, 0), (0, 1), (0, 2)]
     with pytest.raises(ValueError, match="image 3 of epoch 0"):
         next(batches)
@@ -119,7 +114,7 @@ def test_an_exception_reaches_the_consumer_in_its_turn():
 @pytest.mark.parametrize("fails", [False, True])
 def test_threads_end_with_the_stream(fails):
     generator = Generator(fails_at=(0, 2) if fails else None)
-    batches = stream(generator, NAMES, workers=3)
+    batches = stream(generator, NAMES, threads=3)
     take(batches, 2)
     if fails:
         with pytest.raises(ValueError):
@@ -139,7 +134,7 @@ def test_closing_a_stream_that_another_thread_waits_on_does_no_harm():
             released.wait(5)
             return super().__getitem__(index)
 
-    batches = stream(Slow(), NAMES, workers=1)
+    batches = stream(Slow(), NAMES, threads=1)
     taken = []
     consumer = threading.Thread(target=lambda: taken.extend(take(batches, 1)))
     consumer.start()

@@ -1,6 +1,7 @@
 """The presets hold the paper's numbers, and `--set` changes them or says why not."""
 
 import math
+import pickle
 
 import keras
 import numpy as np
@@ -113,6 +114,17 @@ def test_settings_and_name_do_not_touch_the_preset():
     assert (config.LEARNING_RATE, config.NAME) == (0.5, "mine")
     assert make_config("compact").LEARNING_RATE == 0.001
     assert make_config("compact").NAME == "nucleus"
+
+
+@pytest.mark.parametrize("model", ["mrcnn", "unet"])
+def test_a_configuration_travels_to_another_process(model):
+    config = inference_config(make_config("compact", {"SEED": 7, "CLAHE": 0.5}, "mine", model))
+    config.DETECTION_MASK_THRESHOLD = 0.4
+    there = pickle.loads(pickle.dumps(config))
+    expected, found = config.to_dict(), there.to_dict()
+    assert expected.pop("IMAGE_SHAPE").tolist() == found.pop("IMAGE_SHAPE").tolist()
+    assert str(found) == str(expected)
+    assert (there.SEED, there.NAME, there.DETECTION_MASK_THRESHOLD) == (7, "mine", 0.4)
 
 
 def test_unknown_preset():

@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 from shapes import ShapesDataset
 
-from mrcnn.batches import stream
+from mrcnn.batches import close, stream
 from mrcnn.config import Config
 from mrcnn.data import DataGenerator
 from mrcnn.errors import InputError
@@ -41,6 +41,13 @@ def make_by_processes(method):
     """Compare what two processes make with what this one makes, and print how they fail."""
     generator = DataGenerator(ShapesDataset(6), SmallConfig(), seed=4)
     expected = [generator[i] for i in range(len(generator))]
+    if method == "spawn":
+        names = [str(k) for k in range(len(expected[0][0]))]
+        batches = stream(generator, names, processes=WORKERS)
+        for (batch,), (inputs, _) in zip(batches, expected):
+            for array, other in zip(batch.values(), inputs, strict=True):
+                np.testing.assert_array_equal(array, other)
+        close(batches)
     with multiprocessing.get_context(method).Pool(WORKERS) as pool:
         made = pool.map(generator.__getitem__, range(len(generator)), chunksize=1)
         for (inputs, _), (same, _) in zip(made, expected, strict=True):
@@ -74,7 +81,7 @@ def train():
             images = self.batches[index][0][0]
             return images, np.zeros(len(images))
 
-    trainer.stream = partial(stream, workers=4 * WORKERS)
+    trainer.stream = partial(stream, threads=4 * WORKERS)
     with eagerly(), tempfile.TemporaryDirectory() as logs:
         model = MaskRCNN("training", tiny_config(STEPS_PER_EPOCH=6), logs)
         for epochs in (1, 2):
