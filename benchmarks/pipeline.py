@@ -1,6 +1,6 @@
 """How many images a second the input pipeline makes: `python benchmarks/pipeline.py`.
 
-Crops of drawn 1000 x 1000 images with 600 nuclei, for 1, 4 and 16 threads and processes. Either keeps
+Crops of drawn 1000 x 1000 images with 600 nuclei, for 1, 4 and 16 threads and processes. Each keeps
 one core busy at most: read the figures of more than there are cores as what too many cost. What is
 needed: training the compact presets, measured here, and the paper's whole protocol (five folds of
 300 epochs on 24 images) in half an hour of a GPU.
@@ -13,12 +13,10 @@ import numpy as np
 from harness import machine, median, publish
 from tiles import Tiles
 
-from mrcnn.batches import close, stream
 from mrcnn.data import DataGenerator
 from mrcnn_nuclei.augmentation import Augmentation
 from mrcnn_nuclei.config import make_config
 from mrcnn_nuclei.datasets import synthetic
-from mrcnn_nuclei.networks import NETWORKS
 from mrcnn_nuclei.unet.batches import MapBatches
 
 KINDS = ("threads", "processes")
@@ -39,6 +37,8 @@ def batches_of(preset, model, dataset):
 
 def images_a_second(generator, batch_size, seconds=6.0, **workers):
     """Throughput once the first batches are there."""
+    from mrcnn.batches import close, stream  # imports Keras, which processes do without
+
     names = [str(k) for k in range(len(generator[0][0]))]
     batches = stream(generator, names, **workers)
     try:
@@ -55,6 +55,8 @@ def images_a_second(generator, batch_size, seconds=6.0, **workers):
 
 def trained_a_second(generator, config):
     """Images a second that this machine's training takes."""
+    from mrcnn_nuclei.networks import NETWORKS
+
     model = NETWORKS[config.MODEL]("training", config, ".")
     model.compile(config.LEARNING_RATE, config.LEARNING_MOMENTUM)
     inputs, _ = generator[0]
@@ -85,7 +87,7 @@ def main():
         )
     publish(
         "pipeline",
-        f"`python benchmarks/pipeline.py`: images/s with 1, 4 and 16 threads or processes, and what "
+        "`python benchmarks/pipeline.py`: images/s with 1, 4 and 16 threads or processes, and what "
         "training takes: of `compact` on this machine, of `paper` in half an hour for the whole "
         f"protocol. {machine()}.",
         [
