@@ -100,10 +100,10 @@ def detect_images(sources, weights, output, writers, preset=None, settings=None)
     return write_results(jobs, output, writers, MANIFEST, made_by, notes)
 
 
-def _detect(detector, source, progress):
+def _detect(detector, source, alone):
     """The nuclei of an image, and the image."""
     image = source.load()
-    found = detector.detect(image, progress=progress)
+    found = detector.detect(image, alone)
     if detector.capped:
         LOGGER.warning(
             "%s: %d of its tiles have DETECTION_MAX_INSTANCES = %d nuclei and may hold "

@@ -71,7 +71,7 @@ def fuse_folders(
     names = _common_names(predictions)
     pictures = {} if images is None else _find_pictures(images, names)
 
-    def make(name, progress):
+    def make(name, alone):
         found = _fuse_image(name, predictions, options)
         return found, read_image(pictures[name]) if pictures else None
 

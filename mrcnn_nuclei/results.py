@@ -25,8 +25,8 @@ class Job(NamedTuple):
     identity
         JSON-able: of what the result is made; see `file_identity`.
     make : callable
-        `make(progress)` returns the Instances and the uint8 RGB image, or None for that; it may
-        show a progress bar of its own if `progress` is true.
+        `make(alone)` returns the Instances and the uint8 RGB image, or None for that; if it is the
+        only one to make, it may show a progress bar of its own.
     """
 
     name: str

@@ -2,6 +2,7 @@
 
 import hashlib
 
+import keras
 import numpy as np
 import pytest
 from tiny import TinyNucleusConfig, tiny_preset, write_tiny_weights
@@ -116,6 +117,28 @@ def test_the_same_file_gives_the_same_nuclei(weights, detector, image):
     for found in (second, again):
         assert np.array_equal(first.boxes, found.boxes)
         assert np.array_equal(first.scores, found.scores)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="only TensorFlow can")
+def test_a_single_tile_alone_is_not_compiled(detector, monkeypatch):
+    import tensorflow as tf
+
+    def predict(image, progress):
+        seen.append(tf.config.functions_run_eagerly())
+        raise InputError("that was all")
+
+    seen, tile = [], detector.config.DETECTION_TILE
+    monkeypatch.setattr(detector._model, "predict", predict)
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(False)
+    try:
+        for width, alone in ((tile, True), (tile, False), (tile + 1, True)):
+            with pytest.raises(InputError):
+                detector.detect(np.zeros((50, width, 3), np.uint8), alone)
+            assert not tf.config.functions_run_eagerly()
+    finally:
+        tf.config.run_functions_eagerly(before)
+    assert seen == [True, False, False]
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (7, 90), (128, 128), (100, 128)])

@@ -37,7 +37,8 @@ def predict_maps(predict, image, tile, overlap, augment=False, progress=False):
     """
     tiles = tile_grid(image.shape[:2], tile, overlap)
     maps, weight = 0.0, np.zeros((*image.shape[:2], 1), np.float32)
-    for y1, x1, y2, x2 in tqdm(tiles, "Predicting", unit="tile", disable=not progress):
+    hidden = not progress or len(tiles) == 1
+    for y1, x1, y2, x2 in tqdm(tiles, "Detecting", unit="tile", disable=hidden):
         found = _predict_tile(predict, image[y1:y2, x1:x2], augment)
         if len(tiles) == 1:
             return found
