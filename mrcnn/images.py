@@ -7,6 +7,7 @@ import skimage.transform
 
 from mrcnn.config import PYRAMID_MULTIPLE, round_up
 from mrcnn.errors import InputError
+from mrcnn.interpolation import linear_taps
 from mrcnn.opencv import cv2
 
 LEAST_DEVIATION = 1.0
@@ -245,8 +246,8 @@ def _enlarge_part(image, shape, part):
     y, x, height, width = part
     # One pixel of the zeros that lie beyond the image is all that an enlarged one sees of them.
     padded = np.pad(image, [(1, 1), (1, 1)] + [(0, 0)] * (image.ndim - 2))
-    rows = _linear_taps(image.shape[0], shape[0], y, height)
-    columns = _linear_taps(image.shape[1], shape[1], x, width)
+    rows = linear_taps(image.shape[0], shape[0], y, height)
+    columns = linear_taps(image.shape[1], shape[1], x, width)
     enlarged = 0.0
     for row, row_weight in rows:
         row_weight = row_weight.reshape(-1, *[1] * (image.ndim - 1))
@@ -254,14 +255,6 @@ def _enlarge_part(image, shape, part):
             column_weight = column_weight.reshape(-1, *[1] * (image.ndim - 2))
             enlarged = enlarged + padded[np.ix_(row, column)] * row_weight * column_weight
     return np.clip(enlarged, image.min(), image.max())
-
-
-def _linear_taps(length, new_length, start, count):
-    """The two source pixels, counted from 1, and weights of `count` pixels of an enlarged axis."""
-    centres = (np.arange(start, start + count) + 0.5) * (length / new_length) - 0.5
-    below = np.floor(centres).astype(int)
-    fraction = centres - below
-    return (below + 1, 1.0 - fraction), (below + 2, fraction)
 
 
 def _random(limit, rng):

@@ -9,6 +9,8 @@ from functools import lru_cache
 import numpy as np
 import scipy.ndimage
 
+from mrcnn.interpolation import linear_taps
+
 
 def extract_bboxes(mask):
     """Bounding boxes of dense masks.
@@ -259,11 +261,7 @@ def _resize(mask, shape):
 @lru_cache(maxsize=512)
 def _interpolation(length, new_length):
     """Matrix [new_length, length] of linear interpolation along one axis, 0 beyond its ends."""
-    centres = (np.arange(new_length) + 0.5) * (length / max(new_length, 1)) - 0.5
-    left = np.floor(centres).astype(int)
-    fraction = centres - left
     weights = np.zeros((new_length, length + 2))
-    index = np.arange(new_length)
-    weights[index, left + 1] = 1 - fraction
-    weights[index, left + 2] = fraction
+    for index, weight in linear_taps(length, new_length):
+        weights[np.arange(new_length), index] = weight
     return weights[:, 1:-1]

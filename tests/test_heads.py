@@ -100,3 +100,11 @@ def test_other_kinds_of_normalisation_do_not_mix_rois(tmp_path):
     assert not trims(TRAIN_BN=None)
     assert trims(TRAIN_BN=None, NORMALIZATION="group")
     assert not trims(JIT_COMPILE=True)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="JAX always compiles")
+def test_what_is_compiled_for_a_gpu_has_fixed_sizes(monkeypatch):
+    assert backend.has_dynamic_shapes("auto")
+    monkeypatch.setattr("tensorflow.config.list_physical_devices", lambda kind: [kind])
+    assert not backend.has_dynamic_shapes("auto")
+    assert backend.has_dynamic_shapes(False)

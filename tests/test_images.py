@@ -128,6 +128,17 @@ def test_a_crop_is_a_part_of_the_enlarged_image(height, width, scale, flat, seed
     np.testing.assert_array_equal(out[:h, :w], whole[y : y + h, x : x + w])
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint16])
+def test_a_crop_of_any_type_is_a_part_of_the_enlarged_image(dtype):
+    image = (noise(40, 50) / 255 * np.array([1, 2, 300])).astype(dtype)
+    out, _, _, _, (y, x, h, w) = utils.resize_image(
+        image, 30, min_scale=2, mode="crop", rng=np.random.default_rng(0)
+    )
+    whole = utils.resize(image, (80, 100), preserve_range=True).astype(dtype)
+    assert out.dtype == dtype
+    np.testing.assert_array_equal(out[:h, :w], whole[y : y + h, x : x + w])
+
+
 def test_a_crop_is_padded_at_bottom_and_right_to_a_multiple_of_64():
     image = noise(130, 150)
     out, window, scale, padding, (y, x, h, w) = utils.resize_image(

@@ -142,6 +142,14 @@ def test_nothing():
     assert utils.resize_mask(np.zeros((5, 6, 0), bool), 2, [(0, 0)] * 3).shape == (10, 12, 0)
 
 
+def test_masks_are_not_copied_where_they_need_not_be():
+    masks = np.zeros((20, 30, 2), bool)
+    masks.setflags(write=False)
+    part = utils.resize_mask(masks, 1, [(0, 0)] * 3, crop=(2, 3, 10, 11))
+    assert part.shape == (10, 11, 2) and np.shares_memory(part, masks)
+    assert not np.shares_memory(utils.resize_mask(masks, 1, [(0, 1), (0, 0), (0, 0)]), masks)
+
+
 def test_a_box_without_area():
     with pytest.raises(ValueError, match="area"):
         utils.minimize_mask(np.array([[3, 3, 3, 8]]), np.ones((9, 9, 1), bool), (28, 28))
