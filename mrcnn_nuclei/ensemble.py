@@ -8,7 +8,7 @@ from mrcnn_nuclei.formats import WRITERS
 from mrcnn_nuclei.image_files import find_images, read_image
 from mrcnn_nuclei.mask_nms import IOU_THRESHOLD, check_options, mask_nms
 from mrcnn_nuclei.predictions import open_predictions
-from mrcnn_nuclei.results import Job, file_identity, write_results
+from mrcnn_nuclei.results import Job, Result, file_identity, write_results
 
 MANIFEST = "ensemble.json"
 """File of the output folder that tells of what each result was made."""
@@ -73,7 +73,7 @@ def fuse_folders(
 
     def make(name, progress):
         found = _fuse_image(name, predictions, options)
-        return found, read_image(pictures[name]) if pictures else None
+        return Result(found, read_image(pictures[name]) if pictures else None)
 
     jobs = [
         Job(
