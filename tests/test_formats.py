@@ -237,16 +237,22 @@ def test_every_writer_is_reached_by_its_name(tmp_path):
     for name, writer in WRITERS.items():
         path = writer.path(tmp_path, "a.b")
         if writer.per_image:
-            writer.write(path, OVERLAPPING, image)
+            writer.write(path, OVERLAPPING, image, 0.25)
         else:
             writer.write(path, {"a.b.png": OVERLAPPING})
         assert path.stat().st_size > 0, name
-    written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")}
+    written = {path for path in written if ".zarr/" not in path}
     assert written == {
         "overlay/a.b.png",
         "labels/a.b.tif",
         "geojson/a.b.geojson",
+        "geojson/a.b.geojson.gz",
+        "imagej/a.b.zip",
+        "xml/a.b.xml",
+        "zarr/a.b.zarr",
         "measurements/a.b.csv",
+        "measurements/a.b.parquet",
         "coco.json",
         "submission.csv",
     }

@@ -7,9 +7,10 @@ A writer of one file an image is called as `write(path, found, image=None, mpp=N
 - `image` is uint8 RGB [H, W, 3], something that is sliced like it, or None.
 - `mpp` is the size of a pixel in microns, or None where it is unknown.
 
-Such writers go band by band and hold one at a time: a slide of a million nuclei costs no more memory
-than its densest band. A writer of one file a set is called as `write(path, predictions)`, with a
-mapping, or pairs, of each image's file name and its Instances; it is for sets of images, not slides.
+Such writers go band by band and hold one at a time: a slide of a million nuclei costs no more
+memory than its densest band. A writer of one file a set is called as `write(path, predictions)`,
+with a mapping, or pairs, of each image's file name and its Instances; it is for sets of images, not
+slides.
 
 Where a format can be read too, its module has a `read`; `mrcnn_nuclei.predictions` knows of them.
 """

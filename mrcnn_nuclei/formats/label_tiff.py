@@ -1,4 +1,4 @@
-"""Label map as TIFF: 0 is background, k is the k-th nucleus. For Fiji, napari, QuPath, scikit-image.
+"""Label map as TIFF: 0 is background, k is the k-th nucleus. For Fiji, napari and QuPath.
 
 Large ones are tiled OME-TIFF, which these programs open without reading all of it:
 https://docs.openmicroscopy.org/ome-model/stable/ome-tiff/specification.html
@@ -35,8 +35,8 @@ def write(path, found, image=None, mpp=None):
 
     Notes
     -----
-    16 bits a pixel, 32 above 65,535 nuclei; compressed with zlib. Above LARGE pixels it is a BigTIFF
-    with tiles of TILE x TILE pixels and OME metadata.
+    16 bits a pixel, 32 above 65,535 nuclei; compressed with zlib. Above LARGE pixels it is a
+    BigTIFF with tiles of TILE x TILE pixels and OME metadata.
     """
     options = {"photometric": "minisblack", "compression": "zlib"}
     with atomic_path(path) as temporary:

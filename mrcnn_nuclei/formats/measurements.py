@@ -103,9 +103,7 @@ def _tables(found, image, mpp):
 def _write_csv(path, tables):
     with open(path, "w", encoding="utf-8", newline="") as file:
         for k, table in enumerate(tables):
-            table.to_csv(
-                file, index=False, header=k == 0, float_format="%.6g", lineterminator="\n"
-            )
+            table.to_csv(file, index=False, header=k == 0, float_format="%.6g", lineterminator="\n")
 
 
 def _write_parquet(path, tables):

@@ -39,7 +39,7 @@ def fill(outlines, shape, centre, scores=None, class_ids=None):
     for k, rings in enumerate(outlines, start=1):
         rings = [np.asarray(ring, float)[:, :2] for ring in rings if len(ring) >= 3]
         if rings:
-            _check(np.concatenate(rings) - centre, height, width, k)
+            check_points(np.concatenate(rings) - centre, height, width, k)
         pixels = [polygon(ring[:, 1] - centre, ring[:, 0] - centre, shape) for ring in rings]
         pixels = [one for one in pixels if len(one[0])]
         if not pixels:
@@ -89,12 +89,13 @@ def require_shape(path, shape):
         )
 
 
-def _check(points, height, width, number):
+def check_points(points, height, width, number):
+    """Refuse the points [P, 2], (x, y), of a nucleus wholly outside its image, or no numbers."""
     if not np.isfinite(points).all():
         raise InputError(f"nucleus {number} has a coordinate that is no number")
     (x1, y1), (x2, y2) = points.min(axis=0), points.max(axis=0)
     if x2 < 0 or y2 < 0 or x1 > width or y1 > height:
         raise InputError(
-            f"nucleus {number} lies outside its image of {width} x {height} pixels; pair each image "
-            "with its own outlines"
+            f"nucleus {number} lies outside its image of {width} x {height} pixels; pair "
+            "each image with its own outlines"
         )
