@@ -11,7 +11,7 @@ TENSORFLOW = ">=2.20,<2.22"
 IMGAUG = "imgaug>=0.4,<0.5"
 JAX = "jax>=0.10,<0.11"
 TORCH = "torch>=2.13,<2.14"
-FORMATS = ["pyarrow>=17", "roifile>=2025.5.10", "zarr>=3.0.8,<4"]
+FORMATS = ["pyarrow>=17", "roifile>=2026.2.10", "zarr>=3.0.8,<4"]
 EXPORT = ["tf2onnx>=1.17,<2", "onnx>=1.23,<2", "onnxruntime>=1.20"]
 
 CORE = [
