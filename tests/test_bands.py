@@ -132,9 +132,7 @@ def test_large_label_maps_are_tiled_ome_tiff(shape, large, tmp_path):
         assert pixels["PhysicalSizeXUnit"] == pixels["PhysicalSizeYUnit"] == "µm"
         np.testing.assert_array_equal(page.asarray(), slide.instances.to_label_map())
     again = label_tiff.read(tmp_path / "a.tif")
-    np.testing.assert_array_equal(
-        again.to_label_map() > 0, slide.instances.to_label_map() > 0
-    )
+    np.testing.assert_array_equal(again.to_label_map() > 0, slide.instances.to_label_map() > 0)
 
 
 def test_small_label_maps_are_plain_tiff(large, tmp_path):
