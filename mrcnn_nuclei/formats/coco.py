@@ -36,7 +36,7 @@ def write(path, predictions, class_names=("background", "nucleus")):
         separator = "\n"
         for number, annotation in enumerate(_annotations(predictions.values()), start=1):
             file.write(separator)
-            json.dump({"id": number, **annotation, "iscrowd": 0}, file)
+            file.write(json.dumps({"id": number, **annotation, "iscrowd": 0}))
             separator = ",\n"
         file.write(f'],\n"categories": {json.dumps(categories)}}}\n')
 

@@ -54,7 +54,7 @@ def write(path, found, image=None, mpp=None, class_names=CLASS_NAMES):
         separator = "\n"
         for feature in _features(found, mpp, class_names):
             file.write(separator)
-            json.dump(feature, file)
+            file.write(json.dumps(feature))
             separator = ",\n"
         file.write("\n]}\n")
 

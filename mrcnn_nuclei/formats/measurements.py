@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from skimage.color import rgb2hed
-from skimage.measure import regionprops
+from skimage.measure import perimeter
 
 from mrcnn.errors import InputError
 from mrcnn.files import atomic_path
@@ -120,34 +120,34 @@ def _write_parquet(path, tables):
 
 
 def _shapes(instances):
-    """Columns that the masks alone decide."""
-    rows = []
-    for mask, (y1, x1) in zip(instances.masks, instances.boxes[:, :2].tolist()):
-        (region,) = regionprops(mask.astype(np.uint8))
-        y, x = region.centroid
-        rows.append(
-            (
-                region.area,
-                y + y1,
-                x + x1,
-                region.perimeter,
-                region.eccentricity,
-                region.axis_major_length,
-                region.axis_minor_length,
-            )
-        )
-    names = (
-        "area",
-        "centroid_y",
-        "centroid_x",
-        "perimeter",
-        "eccentricity",
-        "major_axis_length",
-        "minor_axis_length",
-    )
-    table = np.array(rows, float).reshape(-1, len(names))
-    columns = dict(zip(names, table.T))
-    return columns | {"area": columns["area"].astype(np.int64)}
+    """Columns that the masks alone decide.
+
+    As `regionprops`, which takes several times as long for one small region after the other.
+    """
+    count = len(instances)
+    area = instances.areas
+    centre, second, lengths = np.zeros((count, 2)), np.zeros((count, 3)), np.zeros(count)
+    for k, (mask, corner) in enumerate(zip(instances.masks, instances.boxes[:, :2])):
+        rows, cols = np.nonzero(mask)
+        y, x = rows.mean(), cols.mean()
+        rows, cols = rows - y, cols - x
+        centre[k] = corner + (y, x)
+        second[k] = rows @ rows, cols @ cols, rows @ cols
+        lengths[k] = perimeter(mask)
+    # The axes are those of the ellipse with the same second moments.
+    yy, xx, yx = (second / area[:, None]).T
+    middle, radius = (yy + xx) / 2, np.hypot((yy - xx) / 2, yx)
+    largest, smallest = middle + radius, np.maximum(middle - radius, 0)
+    ratio = np.divide(smallest, largest, out=np.ones(count), where=largest > 0)
+    return {
+        "area": area,
+        "centroid_y": centre[:, 0],
+        "centroid_x": centre[:, 1],
+        "perimeter": lengths,
+        "eccentricity": np.sqrt(1 - ratio),
+        "major_axis_length": 4 * np.sqrt(largest),
+        "minor_axis_length": 4 * np.sqrt(smallest),
+    }
 
 
 def _haematoxylin(instances, image):
