@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import importlib.util
 import json
 import subprocess
 import sys
@@ -358,6 +359,17 @@ def test_names_of_writers():
         parse_writers("xyzzy")
     with pytest.raises(InputError, match="no format given"):
         parse_writers(" ,")
+
+
+@pytest.mark.parametrize(
+    ("kind", "package"), [("imagej", "roifile"), ("zarr", "zarr"), ("parquet", "pyarrow")]
+)
+def test_a_missing_package_is_told_before_the_work(kind, package, monkeypatch):
+    assert parse_writers(kind) == [kind]
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=rf"{package}; pip install 'mrcnn-nuclei\[formats\]'"):
+        parse_writers(kind)
+    assert parse_writers("geojson") == ["geojson"]
 
 
 def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ Where a format can be read too, its module has a `read`; `mrcnn_nuclei.predictio
 """
 
 import difflib
-import importlib
+import importlib.util
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,10 +27,12 @@ class Writer(NamedTuple):
     """Where a format's `write` is, and the name of its file under the output folder.
 
     `file` has a place for the image's name without suffix; a file without one holds the whole set.
+    `package` is what it needs of the extra `formats`.
     """
 
     module: str
     file: str
+    package: str | None = None
 
     @property
     def per_image(self):
@@ -51,11 +53,13 @@ WRITERS = {
     "labels": Writer("mrcnn_nuclei.formats.label_tiff", "labels/{name}.tif"),
     "geojson": Writer("mrcnn_nuclei.formats.geojson", "geojson/{name}.geojson"),
     "geojson.gz": Writer("mrcnn_nuclei.formats.geojson", "geojson/{name}.geojson.gz"),
-    "imagej": Writer("mrcnn_nuclei.formats.imagej", "imagej/{name}.zip"),
+    "imagej": Writer("mrcnn_nuclei.formats.imagej", "imagej/{name}.zip", "roifile"),
     "xml": Writer("mrcnn_nuclei.formats.imagescope", "xml/{name}.xml"),
-    "zarr": Writer("mrcnn_nuclei.formats.ome_zarr", "zarr/{name}.zarr"),
+    "zarr": Writer("mrcnn_nuclei.formats.ome_zarr", "zarr/{name}.zarr", "zarr"),
     "csv": Writer("mrcnn_nuclei.formats.measurements", "measurements/{name}.csv"),
-    "parquet": Writer("mrcnn_nuclei.formats.measurements", "measurements/{name}.parquet"),
+    "parquet": Writer(
+        "mrcnn_nuclei.formats.measurements", "measurements/{name}.parquet", "pyarrow"
+    ),
     "coco": Writer("mrcnn_nuclei.formats.coco", "coco.json"),
     "rle": Writer("mrcnn_nuclei.formats.rle", "submission.csv"),
 }
@@ -89,9 +93,7 @@ def require(package):
     try:
         return importlib.import_module(package)
     except ImportError:
-        raise InputError(
-            f"this format needs the package {package}; pip install 'mrcnn-nuclei[formats]'"
-        ) from None
+        raise _missing(package) from None
 
 
 def parse_writers(text):
@@ -110,7 +112,7 @@ def parse_writers(text):
     Raises
     ------
     InputError
-        If a name is unknown, or there is none.
+        If a name is unknown, there is none, or a package is missing.
     """
     names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     for name in names:
@@ -118,6 +120,15 @@ def parse_writers(text):
             near = difflib.get_close_matches(name, WRITERS, n=1)
             hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(WRITERS)}"
             raise InputError(f"--write: no format {name!r}; {hint}")
+        package = WRITERS[name].package
+        if package and not importlib.util.find_spec(package):
+            raise _missing(package)  # rather now than after the work
     if not names:
         raise InputError(f"--write: no format given; choose from {', '.join(WRITERS)}")
     return names
+
+
+def _missing(package):
+    return InputError(
+        f"this format needs the package {package}; pip install 'mrcnn-nuclei[formats]'"
+    )
