@@ -12,6 +12,8 @@ IMGAUG = "imgaug>=0.4,<0.5"
 JAX = "jax>=0.10,<0.11"
 TORCH = "torch>=2.13,<2.14"
 FORMATS = ["pyarrow>=17", "roifile>=2026.2.10", "zarr>=3.0.8,<4"]
+SLIDES = ["openslide-python>=1.4", "openslide-bin>=4.0.0.6", "shapely>=2", "zarr>=3.0.8,<4"]
+CLUSTER = ["distributed>=2025.1"]
 EXPORT = ["tf2onnx>=1.17,<2", "onnx>=1.23,<2", "onnxruntime>=1.20"]
 
 CORE = [
@@ -40,6 +42,8 @@ EXTRAS = {
     "imgaug": [IMGAUG],
     "export": EXPORT,
     "formats": FORMATS,
+    "slides": SLIDES,
+    "cluster": CLUSTER,
     "test": [
         "pytest>=8.3",
         "pytest-cov>=7",
@@ -47,11 +51,12 @@ EXTRAS = {
         "coverage>=7.10",
         "hypothesis>=6.100",
         "ruff>=0.17,<0.18",
-        "shapely>=2",
         "ome-zarr>=0.11",
         IMGAUG,
         *EXPORT,
         *FORMATS,
+        *SLIDES,
+        *CLUSTER,
     ],
 }
 

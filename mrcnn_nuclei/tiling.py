@@ -94,8 +94,8 @@ def merge_tiles(tiles, detections, shape, overlap_threshold=0.5):
 def merge_rows(rows, detections, shape, overlap_threshold=0.5):
     """Put the detections of rows of tiles together as `merge_tiles` does, some rows at a time.
 
-    What reaches into the next row is settled when that comes; little more than one row of detections
-    is in memory. The result is that of `merge_tiles` in another order.
+    What reaches into the next row is settled when that comes, so that little more than one row of
+    detections is in memory. The result is that of `merge_tiles` in another order.
 
     Parameters
     ----------
