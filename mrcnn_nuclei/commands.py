@@ -92,13 +92,19 @@ def _read_all(*loaded):
 
 def detect(options):
     """Write the nuclei of images."""
+    from mrcnn_nuclei.regions import parse_region
+
     writers = parse_writers(options.write)
     if (options.dataset is None) == (options.image is None):
         raise InputError("detect: give either --dataset DIR or --image FILE ...")
     # The weights' network is not known yet; the U-Net has all settings of the detector, and more.
     settings = parse_settings(options.settings, options.preset or "compact", "unet")
     for path in options.image or ():
-        _require_file(path, "image")
+        if not Path(path).is_dir():  # OME-Zarr is a folder
+            _require_file(path, "image")
+    if options.workers is not None and options.scheduler is not None:
+        raise InputError("detect: give either --workers N or --scheduler ADDRESS")
+    region = options.region and parse_region(options.region)
     if options.dataset is not None:
         dataset = _load_dataset(
             options.dataset, options, _selected_subset(options), annotated=False
@@ -111,7 +117,16 @@ def detect(options):
     sources = image_sources(options.image) if options.image else dataset_sources(dataset)
     weights = _trained_weights(options)
     nuclei, images = detect_images(
-        sources, weights, options.output, writers, options.preset, settings
+        sources,
+        weights,
+        options.output,
+        writers,
+        options.preset,
+        settings,
+        mpp=options.mpp,
+        region=region,
+        workers=options.workers,
+        scheduler=options.scheduler,
     )
     _report(nuclei, images, writers, options.output)
 
