@@ -39,10 +39,12 @@ class Cluster:
     scheduler : str, optional
         Address of the scheduler of a running cluster, in place of them. Its workers need this
         package, and see slides and weights under the same paths.
+    prepare : callable, optional
+        What each process on this machine calls first.
     """
 
-    def __init__(self, workers=None, scheduler=None):
-        self._workers, self._scheduler = workers, scheduler
+    def __init__(self, workers=None, scheduler=None, prepare=None):
+        self._workers, self._scheduler, self._prepare = workers, scheduler, prepare
         self._client = self._cluster = None
 
     def __enter__(self):
@@ -120,11 +122,13 @@ class Cluster:
                 threads_per_worker=1,
                 processes=True,
                 memory_limit=0,
-                dashboard_address=None,
+                dashboard_address=":0",
                 silence_logs="CRITICAL",
                 env=ENVIRONMENT,
             )
             self._client = distributed.Client(self._cluster)
+            if self._prepare is not None:
+                self._client.register_worker_callbacks(self._prepare)
         return self._client
 
 

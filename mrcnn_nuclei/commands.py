@@ -1,8 +1,6 @@
 """What each command does with the options of `mrcnn_nuclei.cli`."""
 
 import logging
-import os
-import sys
 from pathlib import Path
 
 from tqdm import tqdm
@@ -11,24 +9,12 @@ from mrcnn.errors import InputError
 from mrcnn_nuclei import datasets
 from mrcnn_nuclei.config import MODELS, make_config, parse_settings
 from mrcnn_nuclei.formats import parse_writers
+from mrcnn_nuclei.startup import import_keras
 
 LOGGER = logging.getLogger("mrcnn_nuclei")
 
 START_WORDS = (None, "coco", "imagenet", "none")
 """What training may start from other than a file."""
-
-
-def _import_keras():
-    """Import Keras and its backend, whose C++ start-up messages heed no setting, in silence."""
-    sys.stderr.flush()
-    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        import keras  # noqa: F401
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-        os.close(nowhere)
 
 
 def _run_name(options, preset):
@@ -66,7 +52,7 @@ def train(options):
         )
     _require_weights(options.weights, (*START_WORDS, "last"))
 
-    _import_keras()
+    import_keras()
     from mrcnn_nuclei import training
 
     weights = training.find_weights(options.weights, config, options.logs)
@@ -111,7 +97,7 @@ def detect(options):
         )
     _require_weights(options.weights, ("last",))
 
-    _import_keras()
+    import_keras()
     from mrcnn_nuclei.detection import dataset_sources, detect_images, image_sources
 
     sources = image_sources(options.image) if options.image else dataset_sources(dataset)
@@ -146,7 +132,7 @@ def tune(options):
     dataset = _load_dataset(options.dataset, options, options.subset or "val")
     _require_weights(options.weights, ("last",))
 
-    _import_keras()
+    import_keras()
     from mrcnn_nuclei.detector import Detector
 
     weights = _trained_weights(options)
@@ -214,7 +200,7 @@ def crossval(options):
     networks = make_networks(parts, models, options.preset, settings)
     _read_all(dataset)
 
-    _import_keras()
+    import_keras()
     cross_validate(
         options.output,
         options.dataset,
@@ -282,7 +268,7 @@ def ablate(options):
     val_dataset = _load_dataset(options.dataset, options, "val")
     _read_all(train_dataset, val_dataset)
 
-    _import_keras()
+    import_keras()
     from mrcnn_nuclei.training import scale_schedule
 
     settings["SCHEDULE"] = scale_schedule(config.SCHEDULE, options.epochs)
@@ -303,7 +289,7 @@ def average(options):
     for path in options.weights:
         _require_file(path, "weights")
 
-    _import_keras()
+    import_keras()
     from mrcnn.weights import average_weights
     from mrcnn_nuclei.networks import RECIPE, read_recipe
 
@@ -321,7 +307,7 @@ def export(options):
         settings["DETECTION_TILE"] = options.size
     _require_file(options.weights, "weights")
 
-    _import_keras()
+    import_keras()
     from mrcnn.export import check_export
     from mrcnn_nuclei.detector import Detector
 
@@ -335,7 +321,7 @@ def export(options):
 
 def demo(options):
     """Run everything at toy size."""
-    _import_keras()
+    import_keras()
     from mrcnn_nuclei.demo import run_demo
 
     run_demo(Path(options.output), options.seed)

@@ -15,6 +15,7 @@ from mrcnn_nuclei.results import Job, Result, file_identity, write_results
 from mrcnn_nuclei.slide_detection import detect_slide
 from mrcnn_nuclei.slides import Picture, open_slide
 from mrcnn_nuclei.slides.slide import Slide, resize_pixels
+from mrcnn_nuclei.startup import import_keras
 
 LOGGER = logging.getLogger("mrcnn_nuclei")
 
@@ -123,7 +124,7 @@ def detect_images(
     made_by = {"sha256": detector.digest, "settings": json_settings(detector.config)}
     options = {"mpp": mpp, "region": region and region.identity}
     options = {name: value for name, value in options.items() if value is not None}
-    with Cluster(workers, scheduler) as cluster:
+    with Cluster(workers, scheduler, prepare=import_keras) as cluster:
         looking = _Looking(
             detector,
             made_by,

@@ -4,6 +4,7 @@ import numpy as np
 
 from mrcnn.errors import InputError
 from mrcnn.files import atomic_path
+from mrcnn.instances import Instances
 from mrcnn.opencv import cv2
 from mrcnn.overlaps import meeting_boxes
 from mrcnn_nuclei.formats import bands
@@ -122,7 +123,9 @@ def write(path, found, image=None, mpp=None):
     if max(image.shape[:2]) > MAX_SIDE:
         picture = draw_reduced_overlay(image, found, MAX_SIDE)
     else:
-        picture = draw_overlay(image[:, :], found)
+        nuclei = [instances for _, instances in bands(found)]
+        nuclei = Instances.concatenate([Instances.empty(found.shape), *nuclei])
+        picture = draw_overlay(image[:, :], nuclei)
     save_png(path, picture)
 
 

@@ -118,7 +118,7 @@ def test_a_large_image_is_shown_reduced():
     labels = touching_discs(rng, (1000, 700), 300, (8, 14))
     nuclei = Instances.from_label_map(labels)
     image = np.full((*labels.shape, 3), 200, np.uint8)
-    image[:, :350] = 100
+    image[:, :352] = 100
     picture = overlay.draw_reduced_overlay(image, nuclei, 250)
     assert picture.shape == (250, 175, 3)
     drawn = (picture != cv2.resize(image, (175, 250), interpolation=cv2.INTER_AREA)).any(axis=2)

@@ -290,7 +290,7 @@ def test_two_workers_of_which_one_is_killed(labels, slide_file, tmp_path, tests_
 @pytest.mark.slow
 def test_a_cluster_that_runs_already(labels, slide_file, tmp_path, tests_importable):
     distributed = pytest.importorskip("distributed")
-    options = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": "CRITICAL"}
+    options = {"threads_per_worker": 1, "dashboard_address": ":0", "silence_logs": "CRITICAL"}
     with distributed.LocalCluster(n_workers=2, **options) as running:
         address = running.scheduler_address
         with Cluster(scheduler=address) as cluster:
