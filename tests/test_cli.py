@@ -443,7 +443,7 @@ def test_a_slide_is_detected_by_blocks(capsys, tmp_path, weights, monkeypatch):
     out, err = capsys.readouterr()
     count = int(out.split()[0])
     assert count > 0 and "in 1 images" in out
-    assert "of 4 blocks have something to look at, 0 are done already" in err
+    assert "4 of 6 blocks have something to look at, 0 are done already" in err
     labels = tifffile.imread(tmp_path / "out" / "labels" / "slide.tif")
     assert labels.shape == (420, 380) and labels.max() <= count
     table = (tmp_path / "out" / "measurements" / "slide.csv").read_text()
