@@ -38,6 +38,7 @@ def draw_curves(histories):
     ]
     style = {
         "svg.fonttype": "none",
+        "text.parse_math": False,  # names are no formulas
         "svg.hashsalt": " ".join(history.name for history in histories),
         "font.family": "sans-serif",
         "axes.spines.top": False,
@@ -52,27 +53,28 @@ def draw_curves(histories):
             figure.subplots(1, len(panels), squeeze=False)[0], panels
         ):
             for k, history in enumerate(histories):
-                _draw(ax, history, training, validation, LINES[k % len(LINES)])
-            handles, labels = ax.get_legend_handles_labels()
-            drawn |= dict(zip(labels, handles))
+                for line in _draw(ax, history, training, validation, LINES[k % len(LINES)]):
+                    drawn[history.name] = line
             ax.set(title=title, xlabel="epoch")
             ax.xaxis.get_major_locator().set_params(integer=True)
             ax.grid(alpha=0.25, color=INK)
         if len(histories) > 1:
-            figure.legend(drawn.values(), drawn, loc="outside right center", frameon=False)
+            lines, names = list(drawn.values()), list(drawn)
+            figure.legend(lines, names, loc="outside right center", frameon=False)
         text = io.StringIO()
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     return _inline(text.getvalue())
 
 
 def _draw(ax, history, training, validation, colour):
-    losses = history.losses
+    """Draw what there is of the two, and return the lines."""
+    losses, lines = history.losses, []
     marker = "o" if len(losses) < 30 else ""  # a single epoch is no line
-    style = {"color": colour, "label": history.name, "marker": marker, "markersize": 3}
-    if training in losses:
-        ax.plot(losses["epoch"], losses[training], linewidth=0.7, alpha=0.85, **style)
-    if validation in losses:
-        ax.plot(losses["epoch"], losses[validation], **style)
+    for column, look in ((training, {"linewidth": 0.7, "alpha": 0.85}), (validation, {})):
+        if column in losses:
+            values = losses["epoch"], losses[column]
+            lines += ax.plot(*values, color=colour, marker=marker, markersize=3, **look)
+    return lines
 
 
 def _inline(svg):

@@ -1,4 +1,4 @@
-"""One image of a report: its pixels, the outlines of truth and predictions, what is right in them."""
+"""One image of a report: its pixels, outlines of truth and predictions, and what is right."""
 
 import base64
 from typing import NamedTuple
