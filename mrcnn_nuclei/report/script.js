@@ -140,20 +140,17 @@
         this.point(pane, place(event));
         const before = this.pointers.get(event.pointerId);
         if (!before) return;
-        const others = [...this.pointers.values()].filter((x) => x.pointerId !== event.pointerId);
-        if (others.length) {
-          const [other] = others;
-          const apart = (x) => Math.hypot(x.clientX - other.clientX, x.clientY - other.clientY);
-          const middle = {
-            clientX: (event.clientX + other.clientX) / 2,
-            clientY: (event.clientY + other.clientY) / 2,
-          };
-          this.zoom(apart(event) / Math.max(1, apart(before)), place(middle));
-        }
-        const from = place(before);
-        const to = place(event);
-        const share = 1 / (1 + others.length); // each of two fingers moves the middle by half
-        this.move((from.x - to.x) * share, (from.y - to.y) * share);
+        const other = [...this.pointers.values()].find((x) => x.pointerId !== event.pointerId);
+        const apart = (x) => Math.hypot(x.clientX - other.clientX, x.clientY - other.clientY);
+        const middle = (x) =>
+          place({
+            clientX: (x.clientX + (other ?? x).clientX) / 2,
+            clientY: (x.clientY + (other ?? x).clientY) / 2,
+          });
+        if (other) this.zoom(apart(event) / Math.max(1, apart(before)), middle(before));
+        const from = middle(before);
+        const to = middle(event);
+        this.move(from.x - to.x, from.y - to.y);
         this.pointers.set(event.pointerId, event);
       });
       for (const name of ["pointerup", "pointercancel", "lostpointercapture"]) {
