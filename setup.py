@@ -11,6 +11,7 @@ TENSORFLOW = ">=2.20,<2.22"
 IMGAUG = "imgaug>=0.4,<0.5"
 JAX = "jax>=0.10,<0.11"
 TORCH = "torch>=2.13,<2.14"
+FORMATS = ["pyarrow>=17", "roifile>=2026.2.10", "zarr>=3.0.8,<4"]
 EXPORT = ["tf2onnx>=1.17,<2", "onnx>=1.23,<2", "onnxruntime>=1.20"]
 
 CORE = [
@@ -39,6 +40,7 @@ EXTRAS = {
     "torch": [TORCH],
     "imgaug": [IMGAUG],
     "export": EXPORT,
+    "formats": FORMATS,
     "test": [
         "pytest>=8.3",
         "pytest-cov>=7",
@@ -48,8 +50,11 @@ EXTRAS = {
         "selenium>=4.20",
         "npe2>=0.7.8",
         "ruff>=0.17,<0.18",
+        "shapely>=2",
+        "ome-zarr>=0.11",
         IMGAUG,
         *EXPORT,
+        *FORMATS,
     ],
 }
 

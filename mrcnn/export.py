@@ -4,7 +4,6 @@ import contextlib
 import importlib.util
 import json
 import os
-import tempfile
 import warnings
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from keras import layers, ops
 
 from mrcnn.backend import require_export
 from mrcnn.errors import InputError
-from mrcnn.files import DISK_FULL
+from mrcnn.files import DISK_FULL, atomic_folder
 
 FORMATS = ("onnx", "savedmodel")
 
@@ -98,13 +97,13 @@ def export_model(model, path, format=None, metadata=None):
     """
     format, path = check_export(path, format), Path(path)
     write = {"onnx": _write_onnx, "savedmodel": _write_saved_model}[format]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".part-", dir=path.parent) as folder:
-        finished = Path(folder, path.name)
-        with _disk_full_as_os_error(path), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the converters, on NumPy and each other
-            write(model, finished, json.dumps(metadata or {}, default=_plain))
-        os.replace(finished, path)
+    with (
+        atomic_folder(path) as finished,
+        _disk_full_as_os_error(path),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")  # of the converters, on NumPy and each other
+        write(model, finished, json.dumps(metadata or {}, default=_plain))
 
 
 @contextlib.contextmanager

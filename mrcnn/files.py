@@ -1,4 +1,4 @@
-"""Output files that appear whole or not at all."""
+"""Output files, and folders, that appear whole or not at all."""
 
 import contextlib
 import errno
@@ -49,6 +49,36 @@ def atomic_path(path):
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path):
+    """Yield a path for a new folder that takes the name of `path` once the block has succeeded.
+
+    Parameters
+    ----------
+    path : str or Path
+        Where the finished folder shall be; what is there is replaced. Missing parent folders are
+        made.
+
+    Yields
+    ------
+    Path
+        On the same file system and of the same name; nothing is there yet.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written, or the disk is full.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".part-", dir=path.parent) as folder:
+        finished = Path(folder, path.name)
+        yield finished
+        if path.is_dir():  # a folder replaces no folder that has something in it
+            os.replace(path, Path(folder, "old"))
+        os.replace(finished, path)
 
 
 def file_digest(path):

@@ -284,8 +284,9 @@ class Instances:
         list of N lists of float arrays [P, 2]
             Closed rings of (x, y), the order of COCO and GeoJSON, in pixels: the pixel in row r and
             column c is the square from (c, r) to (c + 1, r + 1). One ring for each part of the mask
-            whose pixels share edges; holes are not cut out. A ring never crosses or touches itself,
-            and has at least five points, the last equal to the first.
+            whose pixels share edges; holes are not cut out, and parts inside them are left out. A
+            ring never crosses or touches itself, and has at least five points, the last equal to
+            the first.
         """
         return [
             [ring + (x1, y1) for ring in _outer_rings(mask)]
@@ -437,6 +438,10 @@ def _crop(mask, box, window):
 def _outer_rings(mask):
     """Closed rings [P, 2] of (x, y) around the 4-connected parts of a mask, along pixel edges."""
     parts, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
+    if parts > 2:  # a part inside a hole of another lies inside its ring
+        filled = [ndimage.binary_fill_holes(labels == part) for part in range(1, parts)]
+        mask = np.any(filled, axis=0)
+        parts, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
     rings = []
     for part in range(1, parts):
         # On a grid of half pixels every pixel is a 3 x 3 block whose rim lies on its edges.

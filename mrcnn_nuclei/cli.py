@@ -84,11 +84,15 @@ def build_parser():
     command = subparsers.add_parser(
         "evaluate",
         help="score predictions against the truth",
-        description="Score label maps, by whatever tool, against annotated images.",
+        description="Score predictions, by whatever tool, against annotated images; see "
+        "docs/formats.md.",
     )
     command.set_defaults(run=commands.evaluate)
     command.add_argument(
-        "--predictions", required=True, metavar="DIR", help="label maps named like the images"
+        "--predictions",
+        required=True,
+        metavar="DIR",
+        help="folder of files named like the images, or one file of them all",
     )
     command.add_argument("--truth", required=True, metavar="DIR", help="annotated images")
     _add_selection(command, "subset to score (default: val with --fold, else all)")
@@ -148,8 +152,8 @@ def build_parser():
         "predictions",
         nargs="+",
         metavar="DIR",
-        help="predictions of one network: a folder that detect wrote, one of label maps named like "
-        "the images, or a COCO file",
+        help="predictions of one network: a folder that detect wrote, one of files named like the "
+        "images, or one file of them all; see docs/formats.md",
     )
     command.add_argument("--output", required=True, metavar="DIR", help="folder to write to")
     command.add_argument(
@@ -179,7 +183,7 @@ def build_parser():
     )
     _add_writers(command, "labels")
     command.add_argument(
-        "--images", metavar="DIR", help="folder of the images, which overlays need"
+        "--images", metavar="DIR", help="folder of the images, which overlays and outlines need"
     )
 
     command = subparsers.add_parser(
@@ -198,7 +202,7 @@ def build_parser():
         action="append",
         default=[],
         metavar="NAME=DIR",
-        help="a row for label maps of all held-out images by another tool; may be repeated",
+        help="a row for predictions of all held-out images by another tool; may be repeated",
     )
     command.add_argument(
         "--dataset", metavar="DIR", help="where the images of the runs are now, for --add"
@@ -383,7 +387,8 @@ def _add_writers(command, default):
         "--write",
         default=default,
         metavar="KINDS",
-        help=f"what to write, separated by commas: {', '.join(WRITERS)} (default: {default})",
+        help=f"what to write, separated by commas: {', '.join(WRITERS)} (default: {default}); see "
+        "docs/formats.md",
     )
 
 

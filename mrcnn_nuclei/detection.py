@@ -9,7 +9,7 @@ from mrcnn.errors import InputError
 from mrcnn_nuclei.config import json_settings
 from mrcnn_nuclei.detector import Detector
 from mrcnn_nuclei.image_files import read_image
-from mrcnn_nuclei.results import Job, file_identity, write_results
+from mrcnn_nuclei.results import Job, Result, file_identity, write_results
 
 LOGGER = logging.getLogger("mrcnn_nuclei")
 
@@ -101,7 +101,7 @@ def detect_images(sources, weights, output, writers, preset=None, settings=None)
 
 
 def _detect(detector, source, progress):
-    """The nuclei of an image, and the image."""
+    """The Result of an image."""
     image = source.load()
     found = detector.detect(image, progress=progress)
     if detector.capped:
@@ -112,7 +112,7 @@ def _detect(detector, source, progress):
             detector.capped,
             detector.config.DETECTION_MAX_INSTANCES,
         )
-    return found, image
+    return Result(found, image)
 
 
 def _check_names(sources):

@@ -8,7 +8,7 @@ from mrcnn_nuclei.formats import WRITERS
 from mrcnn_nuclei.image_files import find_images, read_image
 from mrcnn_nuclei.mask_nms import IOU_THRESHOLD, check_options, mask_nms
 from mrcnn_nuclei.predictions import open_predictions
-from mrcnn_nuclei.results import Job, file_identity, write_results
+from mrcnn_nuclei.results import Job, Result, file_identity, write_results
 
 MANIFEST = "ensemble.json"
 """File of the output folder that tells of what each result was made."""
@@ -40,7 +40,8 @@ def fuse_folders(
     writers : list of str
         Names of `mrcnn_nuclei.formats.WRITERS`. "overlay" needs `images`.
     images : str or Path, optional
-        Folder of the images themselves, right in it or in its subfolder `images`.
+        Folder of the images themselves, right in it or in its subfolder `images`. Outlines, which
+        do not tell the size of their image, need it too.
     iou_threshold, min_votes, fuse, method
         See `mrcnn_nuclei.mask_nms.mask_nms`.
 
@@ -72,8 +73,8 @@ def fuse_folders(
     pictures = {} if images is None else _find_pictures(images, names)
 
     def make(name, progress):
-        found = _fuse_image(name, predictions, options)
-        return found, read_image(pictures[name]) if pictures else None
+        image = read_image(pictures[name]) if pictures else None
+        return Result(_fuse_image(name, predictions, image, options), image)
 
     jobs = [
         Job(
@@ -87,8 +88,9 @@ def fuse_folders(
     return write_results(jobs, output, writers, MANIFEST, options)
 
 
-def _fuse_image(name, predictions, options):
-    instances = [given.read(name) for given in predictions]
+def _fuse_image(name, predictions, image, options):
+    shape = None if image is None else image.shape[:2]
+    instances = [given.read(name, shape) for given in predictions]
     sizes = dict.fromkeys(f"{given.shape[0]} x {given.shape[1]}" for given in instances)
     if len(sizes) > 1:
         raise InputError(

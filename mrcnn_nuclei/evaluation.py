@@ -13,14 +13,9 @@ from tqdm import tqdm
 
 from mrcnn.errors import InputError
 from mrcnn.files import atomic_path
-from mrcnn_nuclei.image_files import (
-    LABEL_SUFFIXES,
-    find_images,
-    match_label_maps,
-    read_label_map,
-)
 from mrcnn_nuclei.markdown import markdown_table
 from mrcnn_nuclei.metrics import METRICS, evaluate_overlaps, find_overlaps
+from mrcnn_nuclei.predictions import open_predictions
 from mrcnn_nuclei.recall import Recall
 
 REPORTS = (".json", ".csv", ".md", ".txt")
@@ -157,17 +152,17 @@ class Evaluation:
         return [["image", "true", "pred", *METRICS], *body]
 
 
-def evaluate_folder(predictions_dir, dataset, progress=True, by_shape=False):
-    """Score the label maps of a folder against the ground truth of a dataset.
+def evaluate_folder(predictions, dataset, progress=True, by_shape=False):
+    """Score the predictions of a folder, or file, against the ground truth of a dataset.
 
-    The prediction of the image NAME is the file NAME, NAME_labels, NAME_masks, ... with the suffix
-    .png, .tif, .tiff or .npy. Where there are several, the order of `LABEL_ENDINGS` decides, then
-    that of the suffixes.
+    The prediction of the image NAME is the file NAME, NAME_labels, NAME_masks, ... of a kind that
+    `mrcnn_nuclei.predictions` reads. Where nuclei overlap, the best score keeps the pixel.
 
     Parameters
     ----------
-    predictions_dir : str or Path
-        May hold other files and predictions of other images too; the latter are reported.
+    predictions : str or Path
+        See `mrcnn_nuclei.predictions.open_predictions`. May hold other files and predictions of
+        other images too; the latter are reported.
     dataset : object with `names` and `load_labels`, such as NucleusDataset
         `names` [N]; `load_labels(i)` returns the nuclei of `names[i]`: a label map int32 [H, W],
         labelled 1 to M, and the class of each, int32 [M]. Negative classes are crowds, regions of
@@ -186,28 +181,24 @@ def evaluate_folder(predictions_dir, dataset, progress=True, by_shape=False):
     InputError
         If there is no such folder, an image has no prediction, or a file cannot be used.
     """
-    folder = Path(predictions_dir)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; give the folder of predicted label maps")
     names = list(dataset.names)
-    files = find_images(folder, LABEL_SUFFIXES)
-    paths = match_label_maps(names, files)
-    missing = [name for name in names if name not in paths]
+    given = open_predictions(predictions, names)
+    missing = [name for name in names if not given.has(name)]
     if missing:
         raise InputError(
-            f"{folder}: {len(missing)} of {len(names)} images have no prediction, such as "
+            f"{given.path}: {len(missing)} of {len(names)} images have no prediction, such as "
             f"{_first_few(missing)}; save each label map as NAME.tif or NAME_labels.tif"
         )
-    ours = tuple(name + separator for name in names for separator in "._")
-    ignored = [path.name for path in files if not path.name.startswith(ours)]
 
-    triples = (
-        (name, *without_crowds(*dataset.load_labels(i), read_label_map(paths[name])))
-        for i, name in enumerate(names)
-    )
+    def triples():
+        for i, name in enumerate(names):
+            labels, class_ids = dataset.load_labels(i)
+            found = given.read_labels(name, labels.shape)
+            yield name, *without_crowds(labels, class_ids, found)
+
     recall = Recall() if by_shape else None
-    rows = _score(triples, len(names), progress, recall)
-    return Evaluation(rows, tuple(ignored), recall.counts if recall else None)
+    rows = _score(triples(), len(names), progress, recall)
+    return Evaluation(rows, tuple(given.others(names)), recall.counts if recall else None)
 
 
 def evaluate_set(truths, predictions, total=None, progress=True):

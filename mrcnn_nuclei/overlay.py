@@ -103,7 +103,7 @@ def save_png(path, picture):
         temporary.write_bytes(data)
 
 
-def write(path, instances, image=None):
+def write(path, instances, image=None, mpp=None):
     """Write the overlay of one image as PNG: the writer "overlay" of `mrcnn_nuclei.formats`."""
     if image is None:
         raise InputError(f"{path}: an overlay needs the image to draw on")

@@ -13,6 +13,24 @@ from mrcnn_nuclei.formats import WRITERS
 LOGGER = logging.getLogger("mrcnn_nuclei")
 
 
+class Result(NamedTuple):
+    """What was found in an image, and what its writers want besides.
+
+    Attributes
+    ----------
+    found : Instances, or an object with `bands()`
+        See `mrcnn_nuclei.formats`.
+    image : uint8 array [H, W, 3], or what is sliced like it, optional
+        RGB.
+    mpp : float, optional
+        Microns per pixel.
+    """
+
+    found: Any
+    image: Any = None
+    mpp: float | None = None
+
+
 class Job(NamedTuple):
     """The result of one image, and how to come by it.
 
@@ -25,8 +43,8 @@ class Job(NamedTuple):
     identity
         JSON-able: of what the result is made; see `file_identity`.
     make : callable
-        `make(progress)` returns the Instances and the uint8 RGB image, or None for that; it may
-        show a progress bar of its own if `progress` is true.
+        `make(progress)` returns a Result; it may show a progress bar of its own if `progress` is
+        true.
     """
 
     name: str
@@ -80,14 +98,14 @@ def write_results(jobs, output, writers, manifest, made_by, notes=None):
     nuclei, predictions = 0, {}
     with tqdm(total=len(waiting), unit="image", desc="Images", disable=len(waiting) < 2) as bar:
         for job in waiting:
-            found, image = job.make(len(waiting) < 2)
+            result = job.make(len(waiting) < 2)
             known = manifest.remove(job)
             for writer in per_image:
-                writer.write(writer.path(output, job.name), found, image)
+                writer.write(writer.path(output, job.name), *result)
             manifest.add(job, {*known, *writers})
             if per_set:
-                predictions[job.file_name] = found
-            nuclei += len(found)
+                predictions[job.file_name] = result.found
+            nuclei += len(result.found)
             bar.set_postfix(nuclei=nuclei, refresh=False)
             bar.update()
     for writer in per_set:

@@ -166,10 +166,11 @@ def test_every_format(tmp_path, folders):
         Image.fromarray(np.full((*SHAPE, 3), 200, np.uint8)).save(pictures / f"{name}.jpg")
     fuse_folders(folders, tmp_path / "out", list(WRITERS), pictures)
     files = {path.relative_to(tmp_path / "out").as_posix() for path in tmp_path.rglob("out/**/*.*")}
-    per_image = [f"{kind}/{n}" for kind in ("overlay", "labels", "geojson") for n in "ab"]
-    assert {name.rpartition(".")[0] for name in files} == {
+    folders = {Path(WRITERS[kind].file).parent for kind in WRITERS if WRITERS[kind].per_image}
+    per_image = {f"{folder}/{name}" for folder in folders for name in "ab"}
+    assert {name.partition(".")[0] for name in files} == {
         *per_image,
-        *("measurements/a", "measurements/b", "coco", "submission", "ensemble"),
+        *("coco", "submission", "ensemble"),
     }
     records = json.loads((tmp_path / "out" / "coco.json").read_text())["images"]
     assert [record["file_name"] for record in records] == ["a.jpg", "b.jpg"]

@@ -1,28 +1,37 @@
 """Result files, read back with programs that are not ours."""
 
 import csv
+import gzip
 import json
 import subprocess
 import sys
 import uuid
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
 import pytest
+import roifile
+import shapely
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from pyarrow import parquet
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
+from skimage import measure
 from skimage.draw import polygon2mask
 
 from mrcnn.errors import InputError
 from mrcnn.instances import Instances
+from mrcnn_nuclei.datasets.monuseg import read_annotation
 from mrcnn_nuclei.formats import (
     WRITERS,
     coco,
     geojson,
+    imagej,
+    imagescope,
     label_tiff,
     measurements,
     parse_writers,
@@ -134,6 +143,48 @@ def test_geojson_rings_rasterise_to_the_masks(tmp_path_factory, labels):
         assert ((rows > y1) & (rows < y2 - 1) & (cols > x1) & (cols < x2 - 1)).all()
 
 
+@pytest.mark.parametrize("suffix", ["geojson", "geojson.gz"])
+def test_geojson_is_read_by_shapely(suffix, tmp_path):
+    path = tmp_path / f"a.{suffix}"
+    geojson.write(path, OVERLAPPING, mpp=0.5)
+    data = path.read_bytes()
+    text = gzip.decompress(data) if suffix == "geojson.gz" else data
+    shapes = shapely.from_geojson(text.decode()).geoms
+    assert [shape.area for shape in shapes] == [16, 16, 4, 1]
+    assert all(shape.is_valid for shape in shapes)
+    assert shapely.intersection(shapes[0], shapes[1]).area == 4
+    assert shapes[0].bounds == (1, 1, 5, 5)
+    measured = [one["properties"]["measurements"] for one in json.loads(text)["features"]]
+    assert [one["area_um2"] for one in measured] == [4, 4, 1, 0.25]
+    geojson.write(path, OVERLAPPING, mpp=0.5)
+    assert path.read_bytes() == data
+
+
+def test_imagej_regions_are_read_by_roifile(tmp_path):
+    imagej.write(tmp_path / "a.zip", OVERLAPPING)
+    regions = roifile.roiread(tmp_path / "a.zip")
+    assert [region.name for region in regions] == ["00001", "00002", "00003", "00004"]
+    assert {region.roitype for region in regions} == {roifile.ROI_TYPE.TRACED}
+    assert regions[1].properties == {"class": 1, "score": 0.9}
+    outlines = [shapely.Polygon(region.coordinates()) for region in regions]
+    assert [outline.area for outline in outlines] == [16, 16, 4, 1]
+    assert outlines[1].bounds == (3, 3, 7, 7)
+
+
+def test_imagescope_regions(tmp_path):
+    imagescope.write(tmp_path / "a.xml", OVERLAPPING, mpp=0.5)
+    root = ElementTree.parse(tmp_path / "a.xml").getroot()
+    assert root.get("MicronsPerPixel") == "0.5"
+    regions = root.findall("Annotation/Regions/Region")
+    assert [region.get("Id") for region in regions] == ["1", "2", "3", "4"]
+    assert [region.get("AreaMicrons") for region in regions] == ["4", "4", "1", "0.25"]
+    corners = [(float(v.get("X")), float(v.get("Y"))) for v in regions[3].iter("Vertex")]
+    assert sorted(corners) == [(8.5, -0.5), (8.5, 0.5), (9.5, -0.5), (9.5, 0.5)]
+    labels = read_annotation(tmp_path / "a.xml", (8, 10))
+    # Later regions are painted over earlier ones; here that is the order of the scores.
+    np.testing.assert_array_equal(labels, OVERLAPPING.to_label_map())
+
+
 def test_geojson_without_nuclei(tmp_path):
     geojson.write(tmp_path / "a.geojson", Instances.empty((3, 4)))
     assert json.loads((tmp_path / "a.geojson").read_text())["features"] == []
@@ -223,6 +274,47 @@ def test_measurements_by_hand(tmp_path):
     assert (second["area"], second["centroid_y"], second["centroid_x"]) == (1, 10, 10)
 
 
+def test_measurements_are_those_of_the_label_map(tmp_path):
+    """scikit-image's, of the whole image at once."""
+    labels = measure.label(np.random.default_rng(0).random((60, 80)) > 0.6, connectivity=1)
+    names = ["label", "area", "perimeter", "eccentricity"]
+    axes = ["axis_major_length", "axis_minor_length"]
+    expected = measure.regionprops_table(labels, properties=[*names, *axes, "centroid"])
+    table = measurements.measure(Instances.from_label_map(labels))
+    for ours, theirs in {
+        **{name: name for name in names},
+        "major_axis_length": "axis_major_length",
+        "minor_axis_length": "axis_minor_length",
+        "centroid_y": "centroid-0",
+        "centroid_x": "centroid-1",
+    }.items():
+        np.testing.assert_allclose(table[ours], expected[theirs], atol=1e-6)
+
+
+def test_measurements_in_microns(tmp_path):
+    labels = np.zeros((20, 30), int)
+    labels[2:6, 3:13] = 1
+    found = Instances.from_label_map(labels)
+    (row,) = measurements.measure(found, mpp=0.5).to_dict("records")
+    assert (row["area"], row["area_um2"]) == (40, 10)
+    assert (row["centroid_y_um"], row["centroid_x_um"]) == (1.75, 3.75)
+    for name in ("perimeter", "major_axis_length", "minor_axis_length"):
+        assert row[f"{name}_um"] == row[name] / 2
+
+
+def test_parquet_is_read_by_pyarrow(tmp_path):
+    image = np.random.default_rng(0).integers(0, 255, (8, 10, 3), np.uint8)
+    for suffix in ("csv", "parquet"):
+        measurements.write(tmp_path / f"a.{suffix}", OVERLAPPING, image, 0.25)
+    table = parquet.read_table(tmp_path / "a.parquet")
+    assert table.schema.field("label").type == "int64"
+    assert table.schema.field("area_um2").type == "double"
+    expected = pd.read_csv(tmp_path / "a.csv")
+    assert table.column_names == expected.columns.tolist()
+    for name in expected:
+        np.testing.assert_allclose(table[name].to_numpy(), expected[name], rtol=1e-5)
+
+
 def test_measurements_without_nuclei_or_image(tmp_path):
     measurements.write(tmp_path / "a.csv", Instances.empty((3, 4)))
     table = pd.read_csv(tmp_path / "a.csv")
@@ -237,16 +329,22 @@ def test_every_writer_is_reached_by_its_name(tmp_path):
     for name, writer in WRITERS.items():
         path = writer.path(tmp_path, "a.b")
         if writer.per_image:
-            writer.write(path, OVERLAPPING, image)
+            writer.write(path, OVERLAPPING, image, 0.25)
         else:
             writer.write(path, {"a.b.png": OVERLAPPING})
         assert path.stat().st_size > 0, name
-    written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")}
+    written = {path for path in written if ".zarr/" not in path}
     assert written == {
         "overlay/a.b.png",
         "labels/a.b.tif",
         "geojson/a.b.geojson",
+        "geojson/a.b.geojson.gz",
+        "imagej/a.b.zip",
+        "xml/a.b.xml",
+        "zarr/a.b.zarr",
         "measurements/a.b.csv",
+        "measurements/a.b.parquet",
         "coco.json",
         "submission.csv",
     }
@@ -269,7 +367,7 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(tifffile, "imwrite", fail)
     with pytest.raises(OSError, match="No space"):
         label_tiff.write(tmp_path / "a.tif", OVERLAPPING)
-    monkeypatch.setattr(json, "dump", fail)
+    monkeypatch.setattr(json, "dumps", fail)
     with pytest.raises(OSError, match="No space"):
         geojson.write(tmp_path / "a.geojson", OVERLAPPING)
     assert list(tmp_path.iterdir()) == []

@@ -8,7 +8,7 @@ import pytest
 
 from mrcnn.instances import Instances
 from mrcnn_nuclei import results
-from mrcnn_nuclei.results import Job, write_results
+from mrcnn_nuclei.results import Job, Result, write_results
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def job():
     labels = np.zeros((8, 8), np.int32)
     labels[2:5, 2:5] = 1
     found = Instances.from_label_map(labels)
-    return Job("a", "a.png", "made of this", lambda progress: (found, None))
+    return Job("a", "a.png", "made of this", lambda progress: Result(found))
 
 
 def write(job, output, by="me"):

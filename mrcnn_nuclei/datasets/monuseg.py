@@ -109,7 +109,10 @@ def read_annotation(xml_path, shape):
     """
     height, width = shape[:2]
     labels = np.zeros((height, width), np.int32)
-    for label, (region_id, vertices) in enumerate(_read_regions(xml_path), start=1):
+    regions = read_regions(xml_path)
+    if not regions:
+        raise InputError(f"{xml_path}: has no regions; outline the nuclei, or leave the image out")
+    for label, (region_id, vertices) in enumerate(regions, start=1):
         if len(vertices) < 3:
             continue
         x, y = np.array(vertices).T
@@ -122,24 +125,24 @@ def read_annotation(xml_path, shape):
     return labels
 
 
-class _RegionHandler(ContentHandler):
-    """Collects (id, [(x, y), ...]) of each region, in a third of the time that a tree takes."""
+def read_regions(xml_path):
+    """Read the outlines of an ImageScope file as they are.
 
-    def __init__(self):
-        super().__init__()
-        self.has_annotation = False
-        self.regions = []
+    Parameters
+    ----------
+    xml_path : str or Path
 
-    def startElement(self, name, attrs):
-        if name == "Vertex" and self.regions:
-            self.regions[-1][1].append((float(attrs["X"]), float(attrs["Y"])))
-        elif name == "Region":
-            self.regions.append((attrs.get("Id", len(self.regions) + 1), []))
-        elif name == "Annotation":
-            self.has_annotation = True
+    Returns
+    -------
+    list of (id, list of (float, float))
+        The id and the vertices (x, y) of each region, in the order of the file.
 
-
-def _read_regions(xml_path):
+    Raises
+    ------
+    InputError
+        If the file is missing, not well-formed, declares entities or a document type, or has no
+        Annotation, or if a vertex is no number.
+    """
     handler = _RegionHandler()
     try:
         with open(xml_path, "rb") as file:
@@ -164,12 +167,27 @@ def _read_regions(xml_path):
         raise InputError(
             f"{xml_path}: has no Annotation; it must be an Aperio ImageScope annotation file"
         )
-    if not handler.regions:
-        raise InputError(f"{xml_path}: has no regions; outline the nuclei, or leave the image out")
     for region_id, vertices in handler.regions:
         if not np.isfinite(vertices).all():
             raise InputError(f"{xml_path}: region {region_id} has a vertex that is no number")
     return handler.regions
+
+
+class _RegionHandler(ContentHandler):
+    """Collects (id, [(x, y), ...]) of each region, in a third of the time that a tree takes."""
+
+    def __init__(self):
+        super().__init__()
+        self.has_annotation = False
+        self.regions = []
+
+    def startElement(self, name, attrs):
+        if name == "Vertex" and self.regions:
+            self.regions[-1][1].append((float(attrs["X"]), float(attrs["Y"])))
+        elif name == "Region":
+            self.regions.append((attrs.get("Id", len(self.regions) + 1), []))
+        elif name == "Annotation":
+            self.has_annotation = True
 
 
 def _read_organs(path):

@@ -1,8 +1,18 @@
 """File formats for results. Each is a module with a `write`, loaded when it is first asked for.
 
-A writer of one file an image is called as `write(path, instances, image=None)`, with the uint8 RGB
-image where there is one. A writer of one file a set is called as `write(path, predictions)`, with a
-mapping, or pairs, of each image's file name and its Instances.
+A writer of one file an image is called as `write(path, found, image=None, mpp=None)`:
+
+- `found` is an `Instances`, or stands for a slide: it has `shape` (H, W), a length, and `bands()`,
+  see `bands`. Nuclei are numbered from 1 in that order.
+- `image` is uint8 RGB [H, W, 3], something that is sliced like it, or None.
+- `mpp` is the size of a pixel in microns, or None where it is unknown.
+
+Such writers go band by band and hold one at a time: a slide of a million nuclei costs no more
+memory than its densest band. A writer of one file a set is called as `write(path, predictions)`,
+with a mapping, or pairs, of each image's file name and its Instances; it is for sets of images, not
+slides.
+
+Where a format can be read too, its module has a `read`; `mrcnn_nuclei.predictions` knows of them.
 """
 
 import difflib
@@ -40,10 +50,48 @@ WRITERS = {
     "overlay": Writer("mrcnn_nuclei.overlay", "overlay/{name}.png"),
     "labels": Writer("mrcnn_nuclei.formats.label_tiff", "labels/{name}.tif"),
     "geojson": Writer("mrcnn_nuclei.formats.geojson", "geojson/{name}.geojson"),
+    "geojson.gz": Writer("mrcnn_nuclei.formats.geojson", "geojson/{name}.geojson.gz"),
+    "imagej": Writer("mrcnn_nuclei.formats.imagej", "imagej/{name}.zip"),
+    "xml": Writer("mrcnn_nuclei.formats.imagescope", "xml/{name}.xml"),
+    "zarr": Writer("mrcnn_nuclei.formats.ome_zarr", "zarr/{name}.zarr"),
     "csv": Writer("mrcnn_nuclei.formats.measurements", "measurements/{name}.csv"),
+    "parquet": Writer("mrcnn_nuclei.formats.measurements", "measurements/{name}.parquet"),
     "coco": Writer("mrcnn_nuclei.formats.coco", "coco.json"),
     "rle": Writer("mrcnn_nuclei.formats.rle", "submission.csv"),
 }
+
+
+def bands(found):
+    """Go through the nuclei of an image or a slide from top to bottom, some at a time.
+
+    Parameters
+    ----------
+    found : Instances, or an object with `bands()`
+
+    Returns
+    -------
+    iterator of (int, Instances)
+        Row `top` and nuclei. None of these nuclei, or of later ones, has a pixel above `top`, so
+        that what lies there is complete. The shape is that of the whole image in every band; an
+        Instances is one band.
+    """
+    return iter(found.bands() if hasattr(found, "bands") else [(0, found)])
+
+
+def require(package):
+    """Import an optional package of the extra `formats`.
+
+    Raises
+    ------
+    InputError
+        If it is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError:
+        raise InputError(
+            f"this format needs the package {package}; pip install 'mrcnn-nuclei[formats]'"
+        ) from None
 
 
 def parse_writers(text):

@@ -26,12 +26,21 @@ def write(path, predictions, class_names=("background", "nucleus")):
         for class_id, name in enumerate(class_names)
         if class_id > 0
     ]
-    images, annotations = [], []
-    for image_id, (name, instances) in enumerate(dict(predictions).items(), start=1):
-        height, width = instances.shape
-        images.append({"id": image_id, "file_name": name, "height": height, "width": width})
-        for annotation in instances.to_coco(image_id=image_id):
-            annotations.append({"id": len(annotations) + 1, **annotation, "iscrowd": 0})
-    content = {"images": images, "annotations": annotations, "categories": categories}
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content), encoding="utf-8")
+    predictions = dict(predictions)
+    images = [
+        {"id": image_id, "file_name": name, "height": found.shape[0], "width": found.shape[1]}
+        for image_id, (name, found) in enumerate(predictions.items(), start=1)
+    ]
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.write(f'{{"images": {json.dumps(images)},\n"annotations": [')
+        separator = "\n"
+        for number, annotation in enumerate(_annotations(predictions.values()), start=1):
+            file.write(separator)
+            file.write(json.dumps({"id": number, **annotation, "iscrowd": 0}))
+            separator = ",\n"
+        file.write(f'],\n"categories": {json.dumps(categories)}}}\n')
+
+
+def _annotations(sequence):
+    for image_id, instances in enumerate(sequence, start=1):
+        yield from instances.to_coco(image_id=image_id)

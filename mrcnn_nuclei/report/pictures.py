@@ -9,8 +9,8 @@ from mrcnn.errors import InputError
 from mrcnn.instances import Instances
 from mrcnn.opencv import cv2
 from mrcnn_nuclei.evaluation import without_crowds
-from mrcnn_nuclei.image_files import LABEL_SUFFIXES, find_images, match_label_maps, read_label_map
 from mrcnn_nuclei.metrics import find_matched, find_overlaps
+from mrcnn_nuclei.predictions import open_predictions
 
 MAX_SIDE, QUALITY = 2000, 85
 """Larger images are shown smaller, in pixels; and of WebP, of 100."""
@@ -108,7 +108,7 @@ def make_picture(name, source, predictions):
     labels, class_ids = dataset.load_labels(image_id)
     marked = []
     for number, prediction in predictions:
-        predicted = _read_prediction(prediction.folders[name], name)
+        predicted = _read_prediction(prediction.folders[name], name, labels.shape)
         truth, predicted = without_crowds(labels, class_ids, predicted)
         try:
             found, right = find_matched(find_overlaps(truth, predicted))
@@ -120,13 +120,14 @@ def make_picture(name, source, predictions):
     return Picture(name, labels.shape, _data_uri(image), truth, marked)
 
 
-def _read_prediction(folder, name):
-    """The label map that `mrcnn_nuclei.evaluation.evaluate_folder` scores."""
-    labels = folder / "labels"
-    path = match_label_maps([name], find_images(labels, LABEL_SUFFIXES)).get(name)
-    if path is None:
-        raise InputError(f"{labels}: has no label map of {name}; repeat what wrote the folder")
-    return read_label_map(path)
+def _read_prediction(folder, name, shape):
+    """The label map that `mrcnn_nuclei.evaluation.evaluate_folder` has scored."""
+    predictions = open_predictions(folder / "labels", [name])
+    if not predictions.has(name):
+        raise InputError(
+            f"{predictions.path}: has no label map of {name}; repeat what wrote the folder"
+        )
+    return predictions.read_labels(name, shape)
 
 
 def _outlines(labels):
