@@ -41,6 +41,7 @@ EXTRAS = {
     "imgaug": [IMGAUG],
     "export": EXPORT,
     "formats": FORMATS,
+    "napari": ["napari[pyqt6]>=0.5.5"],
     "test": [
         "pytest>=8.3",
         "pytest-cov>=7",
@@ -98,5 +99,8 @@ setup(
     },
     install_requires=CORE,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["nucleus = mrcnn_nuclei.cli:main"]},
+    entry_points={
+        "console_scripts": ["nucleus = mrcnn_nuclei.cli:main"],
+        "napari.manifest": ["mrcnn-nuclei = mrcnn_nuclei.napari:napari.yaml"],
+    },
 )

@@ -232,6 +232,21 @@ def build_parser():
     _add_format(command)
 
     command = subparsers.add_parser(
+        "view",
+        help="look at an image and its nuclei in napari",
+        description="Open an image in napari, with the nuclei found in it as labels and their "
+        "scores as features. Needs pip install 'mrcnn-nuclei[napari]'.",
+    )
+    command.set_defaults(run=commands.view)
+    command.add_argument("image", metavar="IMAGE", help="an image file")
+    command.add_argument(
+        "prediction",
+        metavar="PREDICTION",
+        help="a file of its nuclei in any format that docs/formats.md lists, or a folder of such",
+    )
+    command.add_argument("--truth", metavar="FILE", help="likewise, the annotated nuclei")
+
+    command = subparsers.add_parser(
         "ablate",
         help="try changes to a network, one by one",
         description="Train a baseline and ablations of it, each in its own folder, and tabulate "

@@ -260,6 +260,13 @@ def report(options):
     print(f"wrote {page}, {size}; open it with a browser")
 
 
+def view(options):
+    """Open an image and its nuclei in napari."""
+    from mrcnn_nuclei.napari import viewer
+
+    viewer.view(options.image, options.prediction, options.truth)
+
+
 def ablate(options):
     """Try changes to a network, one by one."""
     from mrcnn_nuclei import ablation, switches
