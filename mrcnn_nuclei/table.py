@@ -294,7 +294,7 @@ def _results(folder, steps):
     scores, config = read_step(folder, steps.metrics), read_step(folder, "config")
     if scores is None or config is None:
         return []
-    if not _current(scores, config, folder, steps):
+    if not is_current(scores, config, folder, steps):
         LOGGER.warning("%s: left out, since it was predicted anew; repeat nucleus crossval", folder)
         return []
     seen = {image["image"] for image in scores["images"]} & set(config["trained_on"])
@@ -304,8 +304,21 @@ def _results(folder, steps):
     return scores["images"]
 
 
-def _current(scores, config, folder, steps):
-    """Whether scores are of the predictions that are there, and these of those that were fused."""
+def is_current(scores, config, folder, steps):
+    """Whether scores are of the predictions that are there, and these of those that were fused.
+
+    Parameters
+    ----------
+    scores, config : dict
+        Of a run, see `mrcnn_nuclei.runs.read_step`.
+    folder : Path
+        Of the run.
+    steps : mrcnn_nuclei.crossval.Steps
+
+    Returns
+    -------
+    bool
+    """
     if "inputs" not in scores:  # of another tool, which keeps no record
         return True
     predicted = _inputs(folder, steps.predictions)

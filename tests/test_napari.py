@@ -252,8 +252,8 @@ viewer.close()
 """
 
 
-@needs_napari
 @pytest.mark.skipif(not os.environ.get("DISPLAY"), reason="needs a screen: xvfb-run make test")
+@needs_napari
 def test_the_widget_adds_labels_and_tells_mistakes_in_one_line():
     run = subprocess.run(
         [sys.executable, "-c", WINDOW], cwd=ROOT, capture_output=True, text=True, check=False

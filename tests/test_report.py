@@ -374,6 +374,17 @@ def test_without_its_images_a_report_says_how_to_see_them(ablation, caplog):
     assert not page.find("article") and not page.find("a", href="#images")
 
 
+def test_scores_of_predictions_that_are_gone_are_not_shown(output, tmp_path, caplog):
+    copy = tmp_path / "runs"
+    shutil.copytree(output, copy)
+    step = copy / "fold0-mrcnn" / "predictions.json"
+    step.write_text(json.dumps({"inputs": {"weights": "another"}}))
+    with caplog.at_level(logging.WARNING, "mrcnn_nuclei"):
+        contents = read_contents(copy / "fold0-mrcnn")
+    assert "left out, since it was predicted anew" in caplog.text
+    assert not contents.predictions and contents.histories
+
+
 def test_a_training(tmp_path):
     write_history(tmp_path / "nucleus20261122T2334", [3.0, 2.0])
     page = Page(write_report(tmp_path / "nucleus20261122T2334"))

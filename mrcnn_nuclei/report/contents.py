@@ -15,11 +15,9 @@ from mrcnn_nuclei.evaluation import COLUMNS, Evaluation
 from mrcnn_nuclei.metrics import METRICS
 from mrcnn_nuclei.runs import read_step
 from mrcnn_nuclei.switches import ABLATIONS
-from mrcnn_nuclei.table import CONFIDENCE, NAMES, RESAMPLES, SECTIONS, read_table
+from mrcnn_nuclei.table import CONFIDENCE, NAMES, RESAMPLES, SECTIONS, is_current, read_table
 
 LOGGER = logging.getLogger("mrcnn_nuclei")
-
-PREDICTIONS = {HELD_OUT.metrics: HELD_OUT.predictions, TEST.metrics: TEST.predictions}
 
 
 class Cell(NamedTuple):
@@ -267,12 +265,17 @@ def _run(folder, dataset, format):
 
 
 def _run_predictions(folder):
-    for metrics, step in PREDICTIONS.items():
-        scores = read_step(folder, metrics)
-        if scores is not None:
-            name = folder.resolve().name + (" (test images)" if step == TEST.predictions else "")
-            rows = scores["images"]
-            yield Prediction(name, rows, {row["image"]: folder / step for row in rows})
+    folder = folder.resolve()
+    config = read_step(folder, "config")
+    for steps, name in ((HELD_OUT, folder.name), (TEST, f"{folder.name} (test images)")):
+        scores = read_step(folder, steps.metrics)
+        if config is None or scores is None:
+            continue
+        if not is_current(scores, config, folder, steps):
+            LOGGER.warning("%s: left out, since it was predicted anew; score it again", folder)
+            continue
+        folders = {row["image"]: folder / steps.predictions for row in scores["images"]}
+        yield Prediction(name, scores["images"], folders)
 
 
 def _training(folder, dataset, format):
