@@ -12,6 +12,8 @@ IMGAUG = "imgaug>=0.4,<0.5"
 JAX = "jax>=0.10,<0.11"
 TORCH = "torch>=2.13,<2.14"
 FORMATS = ["pyarrow>=17", "roifile>=2026.2.10", "zarr>=3.0.8,<4"]
+SLIDES = ["openslide-python>=1.4", "openslide-bin>=4.0.0.6", "shapely>=2", "zarr>=3.0.8,<4"]
+CLUSTER = ["distributed>=2025.1"]
 EXPORT = ["tf2onnx>=1.17,<2", "onnx>=1.23,<2", "onnxruntime>=1.20"]
 
 CORE = [
@@ -42,6 +44,8 @@ EXTRAS = {
     "export": EXPORT,
     "formats": FORMATS,
     "napari": ["napari[pyqt6]>=0.5.5"],
+    "slides": SLIDES,
+    "cluster": CLUSTER,
     "test": [
         "pytest>=8.3",
         "pytest-cov>=7",
@@ -51,11 +55,12 @@ EXTRAS = {
         "selenium>=4.20",
         "npe2>=0.7.8",
         "ruff>=0.17,<0.18",
-        "shapely>=2",
         "ome-zarr>=0.11",
         IMGAUG,
         *EXPORT,
         *FORMATS,
+        *SLIDES,
+        *CLUSTER,
     ],
 }
 

@@ -13,7 +13,7 @@ from mrcnn.config import PYRAMID_MULTIPLE
 from mrcnn.errors import InputError
 from mrcnn.files import DISK_FULL
 from mrcnn_nuclei import commands, datasets
-from mrcnn_nuclei.config import MODELS, PRESETS
+from mrcnn_nuclei.config import MODELS, PLAUSIBLE_MPP, PRESETS
 from mrcnn_nuclei.formats import WRITERS
 from mrcnn_nuclei.switches import ABLATIONS
 
@@ -57,17 +57,42 @@ def build_parser():
     command = subparsers.add_parser(
         "detect",
         help="outline the nuclei of images",
-        description="Outline the nuclei of images. Repeated with the same weights and options, it "
-        "does only the images that are not done yet (coco and rle hold all: they start over).",
+        description="Outline the nuclei of images and slides of any size. Repeated with the same "
+        "weights and options, it does only what is not done yet (coco and rle hold all images: "
+        "they start over). See docs/slides.md.",
     )
     command.set_defaults(run=commands.detect)
     _add_dataset(command, "subset to detect in (default: val with --fold, else all)", False)
-    command.add_argument("--image", nargs="+", metavar="FILE", help="images, in place of --dataset")
+    command.add_argument(
+        "--image", nargs="+", metavar="FILE", help="images or slides, in place of --dataset"
+    )
     _add_trained(command)
     command.add_argument(
         "--output", default="results", metavar="DIR", help="folder to write to (default: results)"
     )
     _add_writers(command, "overlay,labels")
+    command.add_argument(
+        "--mpp",
+        type=_microns,
+        metavar="M",
+        help="microns per pixel of the images (default: what their files tell)",
+    )
+    command.add_argument(
+        "--region",
+        nargs="+",
+        metavar="R",
+        help="X Y W H in pixels of full resolution, or a GeoJSON file: only nuclei in this "
+        "rectangle, or in its polygons",
+    )
+    command.add_argument(
+        "--workers",
+        type=_count,
+        metavar="N",
+        help="processes of one thread each that share the blocks of a slide (default: this one)",
+    )
+    command.add_argument(
+        "--scheduler", metavar="ADDRESS", help="of a Dask cluster that shares them instead"
+    )
     _add_settings(command)
 
     command = subparsers.add_parser(
@@ -320,6 +345,24 @@ def build_parser():
 def _seed(text):
     if not text.isdecimal() or int(text) >= 2**32:
         raise argparse.ArgumentTypeError(f"{text} is no whole number from 0 to {2**32 - 1}")
+    return int(text)
+
+
+def _microns(text):
+    try:
+        microns = float(text)
+    except ValueError:
+        microns = 0
+    if not PLAUSIBLE_MPP[0] <= microns <= PLAUSIBLE_MPP[1]:
+        raise argparse.ArgumentTypeError(
+            f"{text} is no number of microns from {PLAUSIBLE_MPP[0]} to {PLAUSIBLE_MPP[1]}"
+        )
+    return microns
+
+
+def _count(text):
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text} is no whole number from 1 up")
     return int(text)
 
 

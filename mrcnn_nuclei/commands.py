@@ -1,8 +1,6 @@
 """What each command does with the options of `mrcnn_nuclei.cli`."""
 
 import logging
-import os
-import sys
 from pathlib import Path
 
 from tqdm import tqdm
@@ -11,24 +9,12 @@ from mrcnn.errors import InputError
 from mrcnn_nuclei import datasets
 from mrcnn_nuclei.config import MODELS, make_config, parse_settings
 from mrcnn_nuclei.formats import parse_writers
+from mrcnn_nuclei.startup import import_keras
 
 LOGGER = logging.getLogger("mrcnn_nuclei")
 
 START_WORDS = (None, "coco", "imagenet", "none")
 """What training may start from other than a file."""
-
-
-def _import_keras():
-    """Import Keras and its backend, whose C++ start-up messages heed no setting, in silence."""
-    sys.stderr.flush()
-    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        import keras  # noqa: F401
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-        os.close(nowhere)
 
 
 def _run_name(options, preset):
@@ -66,7 +52,7 @@ def train(options):
         )
     _require_weights(options.weights, (*START_WORDS, "last"))
 
-    _import_keras()
+    import_keras()
     from mrcnn_nuclei import training
 
     weights = training.find_weights(options.weights, config, options.logs)
@@ -92,26 +78,41 @@ def _read_all(*loaded):
 
 def detect(options):
     """Write the nuclei of images."""
+    from mrcnn_nuclei.regions import parse_region
+
     writers = parse_writers(options.write)
     if (options.dataset is None) == (options.image is None):
         raise InputError("detect: give either --dataset DIR or --image FILE ...")
     # The weights' network is not known yet; the U-Net has all settings of the detector, and more.
     settings = parse_settings(options.settings, options.preset or "compact", "unet")
     for path in options.image or ():
-        _require_file(path, "image")
+        if not Path(path).is_dir():  # OME-Zarr is a folder
+            _require_file(path, "image")
+    if options.workers is not None and options.scheduler is not None:
+        raise InputError("detect: give either --workers N or --scheduler ADDRESS")
+    region = options.region and parse_region(options.region)
     if options.dataset is not None:
         dataset = _load_dataset(
             options.dataset, options, _selected_subset(options), annotated=False
         )
     _require_weights(options.weights, ("last",))
 
-    _import_keras()
+    import_keras()
     from mrcnn_nuclei.detection import dataset_sources, detect_images, image_sources
 
     sources = image_sources(options.image) if options.image else dataset_sources(dataset)
     weights = _trained_weights(options)
     nuclei, images = detect_images(
-        sources, weights, options.output, writers, options.preset, settings
+        sources,
+        weights,
+        options.output,
+        writers,
+        options.preset,
+        settings,
+        mpp=options.mpp,
+        region=region,
+        workers=options.workers,
+        scheduler=options.scheduler,
     )
     _report(nuclei, images, writers, options.output)
 
@@ -131,7 +132,7 @@ def tune(options):
     dataset = _load_dataset(options.dataset, options, options.subset or "val")
     _require_weights(options.weights, ("last",))
 
-    _import_keras()
+    import_keras()
     from mrcnn_nuclei.detector import Detector
 
     weights = _trained_weights(options)
@@ -199,7 +200,7 @@ def crossval(options):
     networks = make_networks(parts, models, options.preset, settings)
     _read_all(dataset)
 
-    _import_keras()
+    import_keras()
     cross_validate(
         options.output,
         options.dataset,
@@ -284,7 +285,7 @@ def ablate(options):
     val_dataset = _load_dataset(options.dataset, options, "val")
     _read_all(train_dataset, val_dataset)
 
-    _import_keras()
+    import_keras()
     from mrcnn_nuclei.training import scale_schedule
 
     settings["SCHEDULE"] = scale_schedule(config.SCHEDULE, options.epochs)
@@ -305,7 +306,7 @@ def average(options):
     for path in options.weights:
         _require_file(path, "weights")
 
-    _import_keras()
+    import_keras()
     from mrcnn.weights import average_weights
     from mrcnn_nuclei.networks import RECIPE, read_recipe
 
@@ -323,7 +324,7 @@ def export(options):
         settings["DETECTION_TILE"] = options.size
     _require_file(options.weights, "weights")
 
-    _import_keras()
+    import_keras()
     from mrcnn.export import check_export
     from mrcnn_nuclei.detector import Detector
 
@@ -337,7 +338,7 @@ def export(options):
 
 def demo(options):
     """Run everything at toy size."""
-    _import_keras()
+    import_keras()
     from mrcnn_nuclei.demo import run_demo
 
     run_demo(Path(options.output), options.seed)

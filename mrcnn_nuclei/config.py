@@ -9,6 +9,9 @@ import numpy as np
 from mrcnn.config import PYRAMID_MULTIPLE, Config, round_up
 from mrcnn.errors import InputError
 
+PLAUSIBLE_MPP = (0.02, 20.0)
+"""Microns per pixel of microscopes; what lies beyond is the resolution of a printer."""
+
 
 class NucleusConfig(Config):
     """The paper's system (Ren et al., "Mask-RCNN for Cell Instance Segmentation", MoNuSeg 2018).
@@ -27,6 +30,9 @@ class NucleusConfig(Config):
         Side in pixels of the tiles by which larger images are detected, a multiple of 64.
     DETECTION_OVERLAP : int
         Pixels that neighbouring tiles share: more than the diameter of a nucleus.
+    MPP : float
+        Microns per pixel of the training images. Images that tell another resolution are brought to
+        this one.
     AUGMENTATION : dict
         Parameters of `mrcnn_nuclei.augmentation.Augmentation`.
     AUGMENTATION_GROWTH : int
@@ -70,6 +76,7 @@ class NucleusConfig(Config):
     IMAGE_MAX_DIM = 600
     IMAGE_MIN_SCALE = 0.0
     IMAGE_NORMALIZATION = "zscore"
+    MPP = 0.25
     AUGMENTATION = {"rotate": True, "flip": True, "blur": 1.0}
     AUGMENTATION_GROWTH = 0
     CLAHE = 0.0
@@ -271,6 +278,7 @@ POSITIVE = (
     "POST_NMS_ROIS_INFERENCE",
     "DETECTION_MAX_INSTANCES",
     "LEARNING_RATE",
+    "MPP",
 )
 """Settings that must be more than 0."""
 

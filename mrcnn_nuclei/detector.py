@@ -1,6 +1,9 @@
 """Nuclei of an image of any size, by a trained network."""
 
 import contextlib
+import json
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,6 +18,41 @@ from mrcnn_nuclei.postprocessing import postprocess
 from mrcnn_nuclei.tuning import tune
 
 CLASS_NAMES = ("BG", "nucleus")
+
+
+class Recipe(NamedTuple):
+    """What another process needs to make a detector.
+
+    Attributes
+    ----------
+    weights, preset
+        See `Detector`; the file lies at the same place for all processes.
+    digest : str
+        SHA-256 of the weights.
+    settings : str
+        JSON of a dictionary.
+    """
+
+    weights: str
+    digest: str
+    preset: str | None
+    settings: str
+
+    def load(self):
+        """Make the detector.
+
+        Raises
+        ------
+        InputError
+            As `Detector`, or if the weights are not the same.
+        """
+        detector = Detector(self.weights, self.preset, json.loads(self.settings))
+        if detector.digest != self.digest:
+            raise InputError(
+                f"{self.weights}: a worker sees another file there than this process; give a path "
+                "that is the same for both"
+            )
+        return detector
 
 
 class Detector:
@@ -50,6 +88,7 @@ class Detector:
                 f"{weights}: does not say which network it belongs to; give --preset paper or "
                 "compact"
             )
+        self._preset = preset
         self._changes = settings = dict(settings or {})
         try:
             config = make_config(
@@ -70,7 +109,14 @@ class Detector:
         """In how many tiles of the last image DETECTION_MAX_INSTANCES was reached."""
         return self._model.capped
 
-    def detect(self, image, alone=False):
+    @property
+    def recipe(self):
+        """How other processes come by the same detector; see `Recipe`."""
+        return Recipe(
+            str(Path(self.weights).resolve()), self.digest, self._preset, json.dumps(self._changes)
+        )
+
+    def detect(self, image, alone=False, statistics=None):
         """Detect the nuclei of an image; one larger than DETECTION_TILE is seen by tiles.
 
         Parameters
@@ -80,6 +126,8 @@ class Detector:
         alone : bool
             No other image follows: show a bar with an ETA, in tiles, and for a single tile spare
             the seconds that compiling takes. Scores then differ from those compiled by rounding.
+        statistics : (mean, std), optional
+            See `mrcnn.images.normalize_statistics`. By default the image's own.
 
         Returns
         -------
@@ -97,7 +145,7 @@ class Detector:
         running = backend.without_compiling if alone and single else contextlib.nullcontext
         try:
             with running():
-                prediction = self._model.predict(image, alone)
+                prediction = self._model.predict(image, alone, statistics)
         except Exception as error:
             if not backend.is_out_of_memory(error):
                 raise

@@ -222,7 +222,7 @@ def _read_raster(path):
     else:
         raster = _read_with_pillow(path)
     if raster.pixels.size == 0:
-        raise _broken(path, "it has no pixels")
+        raise broken(path, "it has no pixels")
     return raster
 
 
@@ -230,7 +230,7 @@ def _read_tiff(path):
     try:
         with tifffile.TiffFile(path) as tiff:
             if not len(tiff.pages):
-                raise _broken(path, "its directory is missing")
+                raise broken(path, "its directory is missing")
             page = tiff.pages[0]
             _check_tiff(path, tiff, page)
             pixels = page.asarray()
@@ -238,7 +238,7 @@ def _read_tiff(path):
     except InputError:
         raise
     except Exception as error:  # decoders raise all kinds on broken files
-        raise _broken(path, error) from None
+        raise broken(path, error) from None
 
     if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and pixels.ndim == 3:
         pixels = np.moveaxis(pixels, 0, -1)
@@ -276,13 +276,17 @@ def _check_tiff(path, tiff, page):
     if height * width > MAX_PIXELS:
         raise _too_large(path, height, width)
     if height * width == 0:
-        raise _broken(path, "it has no pixels")
+        raise broken(path, "it has no pixels")
     if 1 < page.bitspersample < 8 and page.photometric.name != "PALETTE":
         raise InputError(f"{path}: has {page.bitspersample} bits a value; save it with 8 bits")
     size = tiff.filehandle.size
     ends = [at + count for at, count in zip(page.dataoffsets, page.databytecounts)]
     if len(ends) != math.prod(page.chunked) or not all(page.databytecounts) or max(ends) > size:
-        raise _broken(path, "some of its strips or tiles are missing")
+        raise broken(path, "some of its strips or tiles are missing")
+    # tifffile takes a next page that lies beyond the end for none.
+    tiff.filehandle.seek(tiff.pages.next_page_offset)
+    if any(tiff.filehandle.read(tiff.tiff.offsetsize)):
+        raise broken(path, "some of its pages are missing")
 
 
 def _read_with_pillow(path):
@@ -298,7 +302,7 @@ def _read_with_pillow(path):
                 "of its own"
             )
         if file_format == "PNG" and b"IEND\xaeB`\x82" not in data:  # Pillow would not miss it
-            raise _broken(path, "its end is missing")
+            raise broken(path, "its end is missing")
         if file_format == "PNG" and data[24] == 16 and data[25] != 0:
             # Pillow keeps the upper byte only of colours of 16 bits.
             pixels = imagecodecs.png_decode(data)
@@ -318,7 +322,7 @@ def _read_with_pillow(path):
     except Image.DecompressionBombError:
         raise _too_large(path) from None
     except Exception as error:  # decoders raise all kinds on broken files
-        raise _broken(path, error) from None
+        raise broken(path, error) from None
     if mode not in _PILLOW_SPACES:
         raise InputError(f"{path}: pixels of type {mode} are not supported; save them as 8-bit RGB")
     palette = None if palette is None else np.array(palette, np.uint8).reshape(-1, 3)
@@ -331,7 +335,7 @@ def _read_npy(path):
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; check the path") from None
     except Exception as error:  # NumPy raises all kinds on broken files
-        raise _broken(path, error) from None
+        raise broken(path, error) from None
 
 
 def _to_8_bits(path, pixels, space):
@@ -352,7 +356,7 @@ def _to_8_bits(path, pixels, space):
 
 def _look_up(path, indices, palette):
     if indices.max() >= len(palette):
-        raise _broken(path, "a pixel lies beyond its palette")
+        raise broken(path, "a pixel lies beyond its palette")
     return palette[indices]
 
 
@@ -387,7 +391,8 @@ def _describe(pixels):
     return "an array of " + " x ".join(map(str, pixels.shape))
 
 
-def _broken(path, reason):
+def broken(path, reason):
+    """The error for a file that is truncated or corrupt, and why one thinks so."""
     reason = " ".join(str(reason).split()) or type(reason).__name__
     return InputError(f"{path}: is truncated or corrupt ({reason}); export or copy it again")
 

@@ -4,9 +4,13 @@ import numpy as np
 
 from mrcnn.errors import InputError
 from mrcnn.files import atomic_path
+from mrcnn.instances import Instances
 from mrcnn.opencv import cv2
 from mrcnn.overlaps import meeting_boxes
+from mrcnn_nuclei.formats import bands
 from mrcnn_nuclei.metrics import find_matched, find_overlaps
+from mrcnn_nuclei.resolution import scaled_shape
+from mrcnn_nuclei.slides import Picture
 
 #: RGB. Bright, and apart from pink and purple stain and from each other for any colour vision.
 PALETTE = ((255, 230, 0), (0, 240, 255), (90, 255, 70), (255, 255, 255), (255, 140, 0))
@@ -15,6 +19,9 @@ FOUND, FALSE, MISSED = (0, 240, 255), (255, 230, 0), (255, 255, 255)
 
 #: Nuclei closer than this many pixels get different colours.
 NEIGHBOURHOOD = 6
+
+#: Pixels of the longer side of an overlay; larger images are reduced.
+MAX_SIDE = 4096
 
 #: Outlines are two pixels wide where the median nucleus has at least this area in pixels.
 THICK_ABOVE = 250
@@ -103,11 +110,60 @@ def save_png(path, picture):
         temporary.write_bytes(data)
 
 
-def write(path, instances, image=None, mpp=None):
-    """Write the overlay of one image as PNG: the writer "overlay" of `mrcnn_nuclei.formats`."""
+def write(path, found, image=None, mpp=None):
+    """Write the overlay of one image as PNG: the writer "overlay" of `mrcnn_nuclei.formats`.
+
+    An image with a side of more than MAX_SIDE pixels is shown reduced to that, see
+    `draw_reduced_overlay`.
+    """
     if image is None:
         raise InputError(f"{path}: an overlay needs the image to draw on")
-    save_png(path, draw_overlay(image, instances))
+    if max(image.shape[:2]) > MAX_SIDE:
+        picture = draw_reduced_overlay(image, found, MAX_SIDE)
+    else:
+        nuclei = [instances for _, instances in bands(found)]
+        nuclei = Instances.concatenate([Instances.empty(found.shape), *nuclei])
+        picture = draw_overlay(image[:, :], nuclei)
+    save_png(path, picture)
+
+
+def draw_reduced_overlay(image, found, side):
+    """Draw the outlines of nuclei on a reduced image, whatever its size.
+
+    Parameters
+    ----------
+    image : Slide, or uint8 array [H, W, 3] or [H, W]
+    found : Instances, or an object with `bands()`
+    side : int
+        Of the picture's longer side, in pixels.
+
+    Returns
+    -------
+    uint8 array [h, w, 3]
+        RGB. Outlines are a pixel wide; where a nucleus is smaller, it is a dot.
+
+    Raises
+    ------
+    InputError
+        If the image and the nuclei differ in size.
+    """
+    if tuple(image.shape[:2]) != tuple(found.shape):
+        sizes = " and ".join(f"{h} x {w}" for h, w in (image.shape[:2], found.shape))
+        raise InputError(f"image and instances differ in size: {sizes} pixels")
+    if isinstance(image, np.ndarray):
+        image = Picture(np.stack([image] * 3, axis=-1) if image.ndim == 2 else image[..., :3])
+    factor = side / max(image.shape[:2])
+    shape = scaled_shape(image.shape[:2], factor)
+    canvas = image.thumbnail(shape)
+    palette = np.asarray(PALETTE, np.uint8)
+    for _, instances in bands(found):
+        colours = palette[_colour_indices(instances.boxes, len(palette))]
+        for mask, (y1, x1), colour in zip(instances.masks, instances.boxes[:, :2], colours):
+            y, x = np.nonzero(_rim(mask, 1))
+            rows = ((y + y1 + 0.5) * (shape[0] / image.shape[0])).astype(int)
+            columns = ((x + x1 + 0.5) * (shape[1] / image.shape[1])).astype(int)
+            canvas[rows, columns] = colour
+    return canvas
 
 
 def _canvas(image, instances):
@@ -128,20 +184,23 @@ def _thickness(instances):
 
 def _draw_outlines(canvas, instances, colours, thickness):
     """Paint the rim of each mask, the best score last."""
-    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
     for k in np.argsort(instances.scores, kind="stable"):
         y1, x1, y2, x2 = instances.boxes[k]
-        if y1 == y2 or x1 == x2:
-            continue
-        mask = instances.masks[k]
-        inside = cv2.erode(
-            mask.astype(np.uint8),
-            cross,
-            iterations=thickness,
-            borderType=cv2.BORDER_CONSTANT,
-            borderValue=0,
-        )
-        canvas[y1:y2, x1:x2][mask & (inside == 0)] = colours[k]
+        canvas[y1:y2, x1:x2][_rim(instances.masks[k], thickness)] = colours[k]
+
+
+def _rim(mask, thickness):
+    """The pixels of a mask that are at most `thickness` from its edge."""
+    if not mask.size:
+        return mask
+    inside = cv2.erode(
+        mask.astype(np.uint8),
+        cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3)),
+        iterations=thickness,
+        borderType=cv2.BORDER_CONSTANT,
+        borderValue=0,
+    )
+    return mask & (inside == 0)
 
 
 def _colour_indices(boxes, count):

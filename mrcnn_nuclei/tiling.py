@@ -1,8 +1,11 @@
 """Detection in images larger than the network's crop: cut into tiles, detect, merge.
 
 Neighbouring tiles overlap. A nucleus smaller than the overlap lies whole in at least one of them,
-and `merge_tiles` keeps that version.
+and `merge_tiles` keeps that version. `merge_rows` does the same row by row, for images whose nuclei
+are too many to be in memory at once.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
@@ -84,7 +87,74 @@ def merge_tiles(tiles, detections, shape, overlap_threshold=0.5):
     InputError
         If the detections do not fit the tiles.
     """
-    tiles = np.asarray(tiles, int).reshape(-1, 4)
+    ((_, merged),) = merge_rows([tiles], [detections], shape, overlap_threshold)
+    return merged
+
+
+def merge_rows(rows, detections, shape, overlap_threshold=0.5):
+    """Put the detections of rows of tiles together as `merge_tiles` does, some rows at a time.
+
+    What reaches into the next row is settled when that comes, so that little more than one row of
+    detections is in memory. The result is that of `merge_tiles` in another order.
+
+    Parameters
+    ----------
+    rows : sequence of sequences of (y1, x1, y2, x2)
+        The tiles of each row, from top to bottom. Tiles of rows that do not follow each other must
+        not overlap.
+    detections : iterable of sequences of Instances
+        What was found in the tiles of each row, in pixels of the tile.
+    shape, overlap_threshold
+        See `merge_tiles`.
+
+    Yields
+    ------
+    top : int
+        None of these nuclei, or of later ones, has a pixel above this row of pixels.
+    found : Instances
+        The nuclei that are settled, in pixels of the image.
+
+    Raises
+    ------
+    InputError
+        If the detections do not fit the tiles.
+    """
+    rows = [np.asarray(tiles, int).reshape(-1, 4) for tiles in rows]
+    none = np.zeros((0, 4), int)
+    windows = none  # of the tiles that the waiting detections come from
+    waiting = _Placed(Instances.empty(shape), np.zeros(0, int), np.zeros(0, bool))
+    for above, tiles, below, found in zip([none, *rows], rows, [*rows[1:], none], detections):
+        row = _place(tiles, found, shape, [*above, *below])
+        placed = _Placed(
+            Instances.concatenate([waiting.instances, row.instances]),
+            np.concatenate([waiting.tile, row.tile + len(windows)]),
+            np.concatenate([waiting.cut, row.cut]),
+        )
+        windows = np.concatenate([windows, tiles])
+        same = _same_nucleus(placed, windows, overlap_threshold)
+        # What reaches into the next row, if only through others, may be seen there too.
+        below_starts = below[:, 0].min(initial=shape[0])
+        _, group = connected_components(same, directed=False)
+        unsettled = np.isin(group, group[placed.instances.boxes[:, 2] > below_starts])
+        done = np.flatnonzero(~unsettled)
+        merged = _merge(placed.instances[done], placed.cut[done], same[done][:, done])
+        used, tile = np.unique(placed.tile[unsettled], return_inverse=True)
+        waiting = _Placed(placed.instances[unsettled], tile, placed.cut[unsettled])
+        windows = windows[used]
+        lines = [[below_starts], waiting.instances.boxes[:, 0], merged.boxes[:, 0]]
+        yield int(np.concatenate(lines).min()), merged
+
+
+class _Placed(NamedTuple):
+    """Detections in pixels of the image, the number of each one's tile, and whether that cut it."""
+
+    instances: Instances
+    tile: np.ndarray
+    cut: np.ndarray
+
+
+def _place(tiles, detections, shape, around):
+    """The detections of a row of tiles, without parts of what is whole in this row or `around`."""
     if len(tiles) != len(detections):
         raise InputError(f"{len(tiles)} tiles need as many detections, not {len(detections)}")
     placed = [Instances.empty(shape)]
@@ -97,16 +167,18 @@ def merge_tiles(tiles, detections, shape, overlap_threshold=0.5):
     tile = np.repeat(np.arange(len(tiles)), [len(found) for found in placed[1:]])
     placed = Instances.concatenate(placed)
 
-    clear = _clear_regions(tiles, shape)
+    windows = np.array([*tiles, *around], int).reshape(-1, 4)
+    clear = _clear_regions(windows, shape)
     cut = ~_inside(placed.boxes, clear[tile])
-    members = np.split(np.arange(len(placed)), np.searchsorted(tile, np.arange(1, len(tiles))))
-    neighbours = _neighbours(tiles)
+    members = _members(tile, len(windows))
+    kept = ~(cut & _clear_elsewhere(placed.boxes, members, clear, _neighbours(windows)))
+    return _Placed(placed[kept], tile[kept], cut[kept])
 
-    dropped = cut & _clear_elsewhere(placed.boxes, members, clear, neighbours)
-    members = [found[~dropped[found]] for found in members]
-    same = _same_nucleus(placed, cut, members, neighbours, overlap_threshold)
+
+def _merge(placed, cut, same):
+    """Of each nucleus the best version, or its parts joined."""
     kept = _best_versions(placed, np.flatnonzero(~cut), same)
-    parts = np.flatnonzero(cut & ~dropped & ~(same @ kept))
+    parts = np.flatnonzero(cut & ~(same @ kept))
     joined = []
     for group in _connected(same[parts][:, parts]):
         if len(group) == 1:
@@ -114,6 +186,12 @@ def merge_tiles(tiles, detections, shape, overlap_threshold=0.5):
         else:
             joined.append(_join(placed[parts[group]]))
     return Instances.concatenate([placed[kept], *joined])
+
+
+def _members(tile, count):
+    """The detections of each tile."""
+    by_tile = np.argsort(tile, kind="stable")
+    return np.split(by_tile, np.searchsorted(tile[by_tile], np.arange(1, count)))
 
 
 def _spans(size, tile, overlap):
@@ -157,11 +235,13 @@ def _clear_elsewhere(boxes, members, clear, neighbours):
     return result
 
 
-def _same_nucleus(placed, cut, members, neighbours, threshold):
+def _same_nucleus(found, windows, threshold):
     """Symmetric bool matrix [N, N], sparse: which detections of different tiles are one nucleus."""
+    placed, tile, cut = found
     areas = placed.areas
+    members = _members(tile, len(windows))
     pairs = [np.zeros((2, 0), int)]
-    for a, b, window in neighbours:
+    for a, b, window in _neighbours(windows):
         in_a = members[a][_meets(placed.boxes[members[a]], window)]
         in_b = members[b][_meets(placed.boxes[members[b]], window)]
         rows, cols, shared = mask_intersections(placed[in_a], placed[in_b])

@@ -15,7 +15,7 @@ from PIL import Image
 from tiny import tiny_preset, write_pairs, write_tiny_weights
 
 from mrcnn.weights import read_arrays, save_arrays
-from mrcnn_nuclei import cli, image_files
+from mrcnn_nuclei import blocks, cli, detection, image_files
 from mrcnn_nuclei.cli import main
 from mrcnn_nuclei.datasets.synthetic import draw_tile
 from mrcnn_nuclei.image_files import read_label_map
@@ -135,6 +135,8 @@ def test_version(capsys):
         (["detect", "--weights", "w.h5"], "either --dataset DIR or --image FILE"),
         (["detect", "--weights", "w", "--dataset", "d", "--image", "i"], "either --dataset DIR"),
         (["detect", "--weights", "w", "--image", "i", "--write", "overlai"], "mean overlay?"),
+        (["detect", "--weights", "w", "--image", "i", "--mpp", "nan"], "no number of microns"),
+        (["detect", "--weights", "w", "--image", "i", "--workers", "0"], "from 1 up"),
         (["evaluate", "--truth", "t"], "--predictions"),
     ],
 )
@@ -423,6 +425,79 @@ def test_detect_writes_every_format(capsys, tmp_path, weights, picture):
     coco = json.loads((tmp_path / "out" / "coco.json").read_text())
     annotations = coco["annotations"] if isinstance(coco, dict) else coco
     assert len(annotations) == count > 0
+
+
+def test_a_slide_is_detected_by_blocks(capsys, tmp_path, weights, monkeypatch):
+    """The same nuclei in whatever format; blocks are kept, so that another costs no detection."""
+    monkeypatch.setattr(detection, "WHOLE_PIXELS", 300 * 300)
+    monkeypatch.setattr(blocks, "SIDE", 250)
+    path = tmp_path / "slide.tif"
+    image = np.full((420, 380, 3), 240, np.uint8)
+    image[:200, :200] = tissue(200)
+    tifffile.imwrite(
+        path, image, photometric="rgb", resolution=(40000, 40000), resolutionunit="CENTIMETER"
+    )
+    arguments = ["detect", "--weights", weights, "--image", path, "--output", tmp_path / "out"]
+    arguments = [str(argument) for argument in arguments]
+    assert main([*arguments, "--write", "labels,overlay,csv"]) == 0
+    out, err = capsys.readouterr()
+    count = int(out.split()[0])
+    assert count > 0 and "in 1 images" in out
+    assert "4 of 6 blocks have something to look at, 0 are done already" in err
+    labels = tifffile.imread(tmp_path / "out" / "labels" / "slide.tif")
+    assert labels.shape == (420, 380) and labels.max() <= count
+    table = (tmp_path / "out" / "measurements" / "slide.csv").read_text()
+    assert "um" in table.splitlines()[0] and len(table.splitlines()) > count / 2
+
+    kept = files_under(tmp_path / "out" / "blocks")
+    assert main([*arguments, "--write", "geojson"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith(f"{count} nuclei")
+    known = files_under(tmp_path / "out" / "blocks")
+    blocks_kept = {path for path in kept if path.parent.name == "slide"}
+    assert all(known[path] == kept[path] for path in blocks_kept) and len(blocks_kept) > 1
+
+    assert main([*arguments, "--write", "geojson", "--region", "0", "0", "90", "120"]) == 0
+    assert 0 < int(capsys.readouterr().out.split()[0]) < count
+    with open(tmp_path / "out" / "geojson" / "slide.geojson") as file:
+        for feature in json.load(file)["features"]:
+            x, y = np.mean(feature["geometry"]["coordinates"][0][:-1], axis=0)
+            assert x < 100 and y < 130
+
+
+def test_a_slide_has_no_place_in_a_file_of_a_set(fails, tmp_path, weights, monkeypatch):
+    monkeypatch.setattr(detection, "WHOLE_PIXELS", 100)
+    Image.fromarray(tissue()).save(tmp_path / "slide.png")
+    arguments = ["detect", "--weights", weights, "--image", tmp_path / "slide.png"]
+    line = fails(*arguments, "--output", tmp_path / "out", "--write", "coco,labels")
+    assert "slide.png: is a slide, and coco" in line
+
+
+def test_an_image_of_another_resolution_is_brought_to_the_networks(tmp_path, weights):
+    """Enlarged by two it is what the network sees; back, masks have half the sides."""
+    Image.fromarray(tissue(96)).save(tmp_path / "a.png")
+    arguments = ["detect", "--weights", weights, "--image", tmp_path / "a.png", "--write", "labels"]
+    for mpp, name in ((0.25, "same"), (0.26, "near"), (0.5, "half")):
+        more = ["--output", tmp_path / name, "--mpp", mpp]
+        assert main([str(argument) for argument in [*arguments, *more]]) == 0
+    same, near, half = (
+        tifffile.imread(tmp_path / name / "labels" / "a.tif") for name in ("same", "near", "half")
+    )
+    np.testing.assert_array_equal(same, near)
+    assert half.shape == same.shape and not np.array_equal(half, same)
+
+
+@pytest.mark.parametrize(
+    ("region", "words"),
+    [
+        (["1", "2", "3"], "give X Y W H"),
+        (["1", "2", "3", "x"], "give X Y W H"),
+        (["1", "2", "3", "0"], "width and height"),
+        (["gone.geojson"], "no such file"),
+    ],
+)
+def test_regions_that_are_none(fails, weights, picture, region, words):
+    assert words in fails("detect", "--weights", weights, "--image", picture, "--region", *region)
 
 
 def test_detect_does_what_is_not_done_yet(capsys, tmp_path, weights):

@@ -358,7 +358,7 @@ def test_a_patient_in_two_folds_is_told(networks, tmp_path, caplog):
 
 def test_the_command_chooses_folds_and_networks(monkeypatch, tmp_path, capsys):
     calls = []
-    monkeypatch.setattr(commands, "_import_keras", lambda: None)
+    monkeypatch.setattr(commands, "import_keras", lambda: None)
     monkeypatch.setattr(
         "mrcnn_nuclei.crossval.cross_validate", lambda *args, **kwargs: calls.append((args, kwargs))
     )

@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+from discs import touching_discs
 from skimage.io import imread
 from skimage.segmentation import find_boundaries
 
 from mrcnn.errors import InputError
 from mrcnn.instances import Instances
+from mrcnn.opencv import cv2
+from mrcnn_nuclei import overlay
 from mrcnn_nuclei.overlay import (
     FALSE,
     FOUND,
@@ -108,3 +111,49 @@ def test_tissue_stays_visible_under_1862_nuclei(monuseg):
     # Nuclei cover 29 % of this image; the lines leave more than half of that free.
     assert 0.03 < changed.mean() < 0.145
     assert not changed[instances.to_label_map() == 0].any()
+
+
+def test_a_large_image_is_shown_reduced():
+    rng = np.random.default_rng(0)
+    labels = touching_discs(rng, (1000, 700), 300, (8, 14))
+    nuclei = Instances.from_label_map(labels)
+    image = np.full((*labels.shape, 3), 200, np.uint8)
+    image[:, :352] = 100
+    picture = overlay.draw_reduced_overlay(image, nuclei, 250)
+    assert picture.shape == (250, 175, 3)
+    drawn = (picture != cv2.resize(image, (175, 250), interpolation=cv2.INTER_AREA)).any(axis=2)
+    # Outlines are where pixels have an edge of a nucleus in them, and only there.
+    edges = np.zeros_like(labels, bool)
+    edges[1:] |= labels[1:] != labels[:-1]
+    edges[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+    for border in (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]):
+        edges[border] |= labels[border] > 0
+    near = cv2.dilate(edges.astype(np.uint8), np.ones((5, 5), np.uint8))
+    cells = near.reshape(250, 4, 175, 4).max(axis=(1, 3))
+    assert not drawn[cells == 0].any()
+    assert drawn[edges.reshape(250, 4, 175, 4).sum(axis=(1, 3)) >= 4].mean() > 0.9
+
+
+def test_an_overlay_goes_by_bands(tmp_path, monkeypatch):
+    labels = touching_discs(np.random.default_rng(1), (300, 200), 60, (5, 9))
+    nuclei = Instances.from_label_map(labels)
+    nuclei = nuclei[np.argsort(nuclei.boxes[:, 0], kind="stable")]
+    image = np.full((*labels.shape, 3), 200, np.uint8)
+
+    class Bands:
+        shape = nuclei.shape
+
+        def bands(self):
+            for k in range(0, len(nuclei), 10):
+                yield int(nuclei.boxes[k, 0]), nuclei[k : k + 10]
+
+    monkeypatch.setattr(overlay, "MAX_SIDE", 100)
+    overlay.write(tmp_path / "a.png", Bands(), image)
+    picture = cv2.imread(str(tmp_path / "a.png"))[..., ::-1]
+    assert picture.shape == (100, 67, 3)
+    drawn = (picture != 200).any(axis=2)
+    np.testing.assert_array_equal(
+        drawn, (overlay.draw_reduced_overlay(image, nuclei, 100) != 200).any(axis=2)
+    )
+    with pytest.raises(InputError, match="differ in size"):
+        overlay.draw_reduced_overlay(image[:-1], nuclei, 100)

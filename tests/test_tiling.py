@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from discs import same_masks, touching_discs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from timing import shortest
@@ -9,25 +10,7 @@ from timing import shortest
 from mrcnn.errors import InputError
 from mrcnn.instances import Instances
 from mrcnn.overlaps import mask_iou
-from mrcnn_nuclei.tiling import merge_tiles, tile_grid
-
-
-def touching_discs(rng, shape, count, radii):
-    """Label map of discs that touch, the later ones cut off by the earlier."""
-    labels = np.zeros(shape, np.int32)
-    placed = 0
-    while placed < count:
-        radius = rng.uniform(*radii) if placed % 3 else radii[0]
-        y, x = rng.uniform((0, 0), shape)
-        y1, x1 = max(int(y - radius), 0), max(int(x - radius), 0)
-        window = labels[y1 : int(y + radius) + 2, x1 : int(x + radius) + 2]
-        rows, cols = np.ogrid[y1 : y1 + window.shape[0], x1 : x1 + window.shape[1]]
-        disc = (rows - y) ** 2 + (cols - x) ** 2 <= radius**2
-        free = disc & (window == 0)
-        if free.sum() > 0.85 * disc.sum() and free.sum() > 25:
-            placed += 1
-            window[free] = placed
-    return labels
+from mrcnn_nuclei.tiling import merge_rows, merge_tiles, tile_grid
 
 
 def found_in_tiles(labels, tiles):
@@ -44,13 +27,6 @@ def jittered(instances, rng):
     found = Instances.concatenate([Instances.empty(instances.shape), *moved])
     scores = rng.uniform(0.5, 1, len(found))
     return Instances(found.shape, found.boxes, scores, found.class_ids, found.masks)
-
-
-def same_masks(a, b):
-    """Whether two sets of instances consist of the same masks, in whatever order."""
-    rows, cols, iou = mask_iou(a, b)
-    exact = iou == 1
-    return len(a) == len(b) == exact.sum() == len(set(rows[exact])) == len(set(cols[exact]))
 
 
 @pytest.fixture(scope="module")
@@ -179,3 +155,58 @@ def test_nothing_found():
     merged = merge_tiles(tiles, [Instances.empty((60, 60))] * len(tiles), (100, 100))
     assert len(merged) == 0
     assert merged.shape == (100, 100)
+
+
+def in_rows(tiles):
+    """The tiles of a grid row by row, and the numbers of those of each row."""
+    starts = sorted({tile[0] for tile in tiles})
+    numbers = [[k for k, tile in enumerate(tiles) if tile[0] == start] for start in starts]
+    return [[tiles[k] for k in row] for row in numbers], numbers
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(44, 80), st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_rows_of_tiles_merge_to_what_all_of_them_merge_to(seed, tile, larger):
+    rng = np.random.default_rng(seed)
+    radii = (10, 40) if larger else (4, 9)  # the larger ones reach over several rows
+    labels = touching_discs(rng, (230, 150), 12 if larger else 50, radii)
+    tiles = tile_grid(labels.shape, tile, 20)
+    rows, numbers = in_rows(tiles)
+    if any(a[-1][2] > c[0][0] for a, c in zip(rows, rows[2:])):
+        return  # the last row was moved inwards as far as the last but two
+    detections = [jittered(found, rng) for found in found_in_tiles(labels, tiles)]
+    detections = [found[rng.random(len(found)) > 0.1] for found in detections]
+
+    by_row = ([detections[k] for k in row] for row in numbers)
+    bands = list(merge_rows(rows, by_row, labels.shape))
+    tops = [top for top, _ in bands]
+    assert len(bands) == len(rows) and tops == sorted(tops)
+    for k, (top, _) in enumerate(bands):
+        assert all(found.boxes[:, 0].min(initial=top) >= top for _, found in bands[k:])
+    merged = Instances.concatenate([found for _, found in bands])
+    expected = merge_tiles(tiles, detections, labels.shape)
+    assert described(merged) == described(expected)
+
+
+def described(instances):
+    return sorted(
+        (*box, score, mask.tobytes())
+        for box, score, mask in zip(
+            instances.boxes.tolist(), instances.scores.tolist(), instances.masks
+        )
+    )
+
+
+def test_rows_are_given_out_as_soon_as_they_are_settled():
+    labels = touching_discs(np.random.default_rng(2), (400, 120), 90, (4, 9))
+    tiles = tile_grid(labels.shape, 100, 20)
+    rows, numbers = in_rows(tiles)
+    asked = []
+
+    def found():
+        for k, row in enumerate(numbers):
+            asked.append(k)
+            yield found_in_tiles(labels, [tiles[n] for n in row])
+
+    for k, (_, band) in enumerate(merge_rows(rows, found(), labels.shape)):
+        assert asked[-1] == k and len(band)
