@@ -32,6 +32,7 @@ CORE = [
     "pandas>=2.2",
     "tqdm>=4.66",
     "defusedxml>=0.7.1",
+    "jinja2>=3.1",
     "tensorboard>=2.20,<2.22",  # no longer a dependency of TensorFlow
 ]
 
@@ -42,6 +43,7 @@ EXTRAS = {
     "imgaug": [IMGAUG],
     "export": EXPORT,
     "formats": FORMATS,
+    "napari": ["napari[pyqt6]>=0.5.5"],
     "slides": SLIDES,
     "cluster": CLUSTER,
     "test": [
@@ -50,6 +52,8 @@ EXTRAS = {
         "pytest-xdist>=3.8",
         "coverage>=7.10",
         "hypothesis>=6.100",
+        "selenium>=4.20",
+        "npe2>=0.7.8",
         "ruff>=0.17,<0.18",
         "ome-zarr>=0.11",
         IMGAUG,
@@ -94,7 +98,14 @@ setup(
     ],
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["mrcnn", "mrcnn.*", "mrcnn_nuclei", "mrcnn_nuclei.*"]),
+    package_data={
+        "mrcnn_nuclei.report": ["template.html", "style.css", "script.js"],
+        "mrcnn_nuclei.napari": ["napari.yaml"],
+    },
     install_requires=CORE,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["nucleus = mrcnn_nuclei.cli:main"]},
+    entry_points={
+        "console_scripts": ["nucleus = mrcnn_nuclei.cli:main"],
+        "napari.manifest": ["mrcnn-nuclei = mrcnn_nuclei.napari:napari.yaml"],
+    },
 )

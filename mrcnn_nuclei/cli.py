@@ -234,6 +234,44 @@ def build_parser():
     )
 
     command = subparsers.add_parser(
+        "report",
+        help="show what runs have reached, as one page for a browser",
+        description="Write one HTML page that needs no other file: the table, scores of each "
+        "image, curves of training, and each image with what was found, missed and invented. See "
+        "docs/report.md.",
+    )
+    command.set_defaults(run=commands.report)
+    command.add_argument(
+        "run_folder",
+        metavar="RUN",
+        help="output of nucleus crossval or ablate, a run in it, or a run that train wrote",
+    )
+    command.add_argument(
+        "--output", metavar="FILE", help="where to write it (default: report.html in RUN)"
+    )
+    command.add_argument(
+        "--dataset",
+        metavar="DIR",
+        help="where the annotated images are (default: where crossval saw them)",
+    )
+    _add_format(command)
+
+    command = subparsers.add_parser(
+        "view",
+        help="look at an image and its nuclei in napari",
+        description="Open an image in napari, with the nuclei found in it as labels and their "
+        "scores as features. Needs pip install 'mrcnn-nuclei[napari]'.",
+    )
+    command.set_defaults(run=commands.view)
+    command.add_argument("image", metavar="IMAGE", help="an image file")
+    command.add_argument(
+        "prediction",
+        metavar="PREDICTION",
+        help="a file of its nuclei in any format that docs/formats.md lists, or a folder of such",
+    )
+    command.add_argument("--truth", metavar="FILE", help="likewise, the annotated nuclei")
+
+    command = subparsers.add_parser(
         "ablate",
         help="try changes to a network, one by one",
         description="Train a baseline and ablations of it, each in its own folder, and tabulate "

@@ -251,6 +251,23 @@ def table(options):
     print(f"wrote table.md, table.csv, table.json and table.png to {output}")
 
 
+def report(options):
+    """Write a page that shows what runs have reached."""
+    from mrcnn_nuclei.report.page import write_report
+
+    page = write_report(options.run_folder, options.output, options.dataset, options.format)
+    size = page.stat().st_size
+    size = f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
+    print(f"wrote {page}, {size}; open it with a browser")
+
+
+def view(options):
+    """Open an image and its nuclei in napari."""
+    from mrcnn_nuclei.napari import viewer
+
+    viewer.view(options.image, options.prediction, options.truth)
+
+
 def ablate(options):
     """Try changes to a network, one by one."""
     from mrcnn_nuclei import ablation, switches

@@ -211,6 +211,30 @@ def match(overlaps, threshold=0.0):
     return allowed & np.isin(overlaps.rows * m + overlaps.cols, chosen)
 
 
+def find_matched(overlaps, threshold=0.5):
+    """Which nuclei have a partner in the other side, one to one.
+
+    Parameters
+    ----------
+    overlaps : Overlaps
+    threshold : float
+        A pair counts where its IoU exceeds this.
+
+    Returns
+    -------
+    found : bool array [N]
+        Of the true nuclei; the others are missed.
+    right : bool array [M]
+        Of the predicted nuclei; the others are false.
+    """
+    pairs = match(overlaps, threshold)
+    found = np.zeros(len(overlaps.areas_true), bool)
+    right = np.zeros(len(overlaps.areas_pred), bool)
+    found[overlaps.rows[pairs]] = True
+    right[overlaps.cols[pairs]] = True
+    return found, right
+
+
 def _aggregate(overlaps, pairs):
     """Intersections of `pairs` over their unions and the area of every nucleus in none of them."""
     missed = np.delete(overlaps.areas_true, overlaps.rows[pairs]).sum()

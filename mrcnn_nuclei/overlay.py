@@ -8,7 +8,7 @@ from mrcnn.instances import Instances
 from mrcnn.opencv import cv2
 from mrcnn.overlaps import meeting_boxes
 from mrcnn_nuclei.formats import bands
-from mrcnn_nuclei.metrics import find_overlaps, match
+from mrcnn_nuclei.metrics import find_matched, find_overlaps
 from mrcnn_nuclei.resolution import scaled_shape
 from mrcnn_nuclei.slides import Picture
 
@@ -83,17 +83,15 @@ def compare_overlay(image, truth, prediction, *, iou_threshold=0.5, thickness=No
     canvas = _canvas(image, prediction)
     thickness = thickness or _thickness(truth)
     truth, prediction = truth[truth.areas > 0], prediction[prediction.areas > 0]
-    overlaps = find_overlaps(truth, prediction)
-    pairs = match(overlaps, iou_threshold)
-    missed = np.setdiff1d(np.arange(len(truth)), overlaps.rows[pairs])
-    found = np.isin(np.arange(len(prediction)), overlaps.cols[pairs])
+    found, right = find_matched(find_overlaps(truth, prediction), iou_threshold)
+    missed = truth[~found]
 
-    _draw_outlines(canvas, truth[missed], np.full((len(missed), 3), MISSED), thickness)
-    colours = np.where(found[:, None], FOUND, FALSE)
+    _draw_outlines(canvas, missed, np.full((len(missed), 3), MISSED), thickness)
+    colours = np.where(right[:, None], FOUND, FALSE)
     _draw_outlines(canvas, prediction, colours, thickness)
     entries = [
-        (FOUND, f"found {found.sum()}"),
-        (FALSE, f"false {(~found).sum()}"),
+        (FOUND, f"found {right.sum()}"),
+        (FALSE, f"false {(~right).sum()}"),
         (MISSED, f"missed {len(missed)}"),
     ]
     return np.concatenate([canvas, _legend(canvas.shape[1], entries)])

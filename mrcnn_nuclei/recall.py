@@ -3,7 +3,7 @@
 import numpy as np
 from skimage.measure import regionprops_table
 
-from mrcnn_nuclei.metrics import match
+from mrcnn_nuclei.metrics import find_matched
 
 GROUPS = {
     "all": lambda radius, eccentricity: radius > 0,
@@ -42,8 +42,7 @@ class Recall:
         overlaps : mrcnn_nuclei.metrics.Overlaps
             Of `truth` and a prediction.
         """
-        is_found = np.zeros(len(overlaps.areas_true), bool)
-        is_found[overlaps.rows[match(overlaps, 0.5)]] = True
+        is_found, _ = find_matched(overlaps)
         shapes = regionprops_table(truth, properties=("area", "eccentricity"))
         radius = np.sqrt(shapes["area"] / np.pi)
         for name, belongs in GROUPS.items():

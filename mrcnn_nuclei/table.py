@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +85,8 @@ class Row:
         Whether another row sums it up with others.
     paper : float or None
         The paper's figure.
+    predicted : dict
+        Image -> folder of its predictions, see `mrcnn_nuclei.runs`; empty where there are several.
     """
 
     section: str
@@ -94,6 +96,7 @@ class Row:
     spread: dict | None = None
     single: bool = False
     paper: float | None = None
+    predicted: dict = field(default_factory=dict)
 
 
 class Table:
@@ -252,10 +255,13 @@ def read_table(output, added=None):
 def _held_out_rows(output, models, n_folds):
     both = ["both"] if len(models) > 1 else []
     for model in [*models, *both]:
-        tried = [_results(output / f"fold{k}-{model}", HELD_OUT) for k in range(n_folds)]
-        for k, images in enumerate(tried):
-            yield Row(SECTIONS[0], f"{NAMES[model]}, fold {k}", model, images, single=True)
-        yield _mean(SECTIONS[0], model, "folds", tried, paper=PAPER if model == "mrcnn" else None)
+        folders = [output / f"fold{k}-{model}" for k in range(n_folds)]
+        singles = [
+            _row(SECTIONS[0], f"{NAMES[model]}, fold {k}", model, folder, HELD_OUT, single=True)
+            for k, folder in enumerate(folders)
+        ]
+        yield from singles
+        yield _mean(SECTIONS[0], model, "folds", singles, PAPER if model == "mrcnn" else None)
 
 
 def _new_images_rows(output, models, n_folds):
@@ -265,14 +271,22 @@ def _new_images_rows(output, models, n_folds):
         (SECTIONS[2], "fold", TEST, range(n_folds), "test"),
     ):
         for model in models:
-            tried = [_results(output / f"{prefix}{k}-{model}", steps) for k in numbers]
-            if any(tried):
-                for k, images in zip(numbers, tried):
-                    name = f"{NAMES[model]}, without fold {k}"
-                    yield Row(section, name, model, images, single=True)
-                yield _mean(section, model, "networks", tried)
-            name = f"{NAMES[model]}, {_number(len(tried))} by Mask-NMS"
-            yield Row(section, name, model, _results(output / f"{ensemble}-{model}", steps))
+            singles = []
+            for k in numbers:
+                name, folder = f"{NAMES[model]}, without fold {k}", output / f"{prefix}{k}-{model}"
+                singles.append(_row(section, name, model, folder, steps, single=True))
+            if any(row.images for row in singles):
+                yield from singles
+                yield _mean(section, model, "networks", singles)
+            name = f"{NAMES[model]}, {_number(len(singles))} by Mask-NMS"
+            yield _row(section, name, model, output / f"{ensemble}-{model}", steps)
+
+
+def _row(section, name, model, folder, steps, single=False):
+    """The row of one run."""
+    images = _results(folder, steps)
+    predicted = {image["image"]: folder / steps.predictions for image in images}
+    return Row(section, name, model, images, single=single, predicted=predicted)
 
 
 def _results(folder, steps):
@@ -280,7 +294,7 @@ def _results(folder, steps):
     scores, config = read_step(folder, steps.metrics), read_step(folder, "config")
     if scores is None or config is None:
         return []
-    if not _current(scores, config, folder, steps):
+    if not is_current(scores, config, folder, steps):
         LOGGER.warning("%s: left out, since it was predicted anew; repeat nucleus crossval", folder)
         return []
     seen = {image["image"] for image in scores["images"]} & set(config["trained_on"])
@@ -290,8 +304,21 @@ def _results(folder, steps):
     return scores["images"]
 
 
-def _current(scores, config, folder, steps):
-    """Whether scores are of the predictions that are there, and these of those that were fused."""
+def is_current(scores, config, folder, steps):
+    """Whether scores are of the predictions that are there, and these of those that were fused.
+
+    Parameters
+    ----------
+    scores, config : dict
+        Of a run, see `mrcnn_nuclei.runs.read_step`.
+    folder : Path
+        Of the run.
+    steps : mrcnn_nuclei.crossval.Steps
+
+    Returns
+    -------
+    bool
+    """
     if "inputs" not in scores:  # of another tool, which keeps no record
         return True
     predicted = _inputs(folder, steps.predictions)
@@ -306,18 +333,23 @@ def _inputs(folder, step):
     return done and done["inputs"]
 
 
-def _mean(section, model, kind, tried, paper=None):
+def _mean(section, model, kind, singles, paper=None):
     """The row that sums up several networks of a kind, empty unless all of them are done."""
-    name = f"{NAMES[model]}, mean of {_number(len(tried))} {kind}"
+    name = f"{NAMES[model]}, mean of {_number(len(singles))} {kind}"
+    tried = [row.images for row in singles]
     if not all(tried):
         return Row(section, name, model, [], paper=paper)
-    by_image = {}
+    by_image, predicted = {}, {}
+    for row in singles:
+        predicted |= row.predicted
     for image in sum(tried, []):
         by_image.setdefault(image["image"], []).append(image)
     images = [{"image": name, **Evaluation(same).mean} for name, same in by_image.items()]
     means = [Evaluation(images).mean for images in tried]
     spread = {column: float(np.std([m[column] for m in means])) for column in COLUMNS[1:]}
-    return Row(section, name, model, images, spread, paper=paper)
+    if any(len(same) > 1 for same in by_image.values()):
+        predicted = {}
+    return Row(section, name, model, images, spread, paper=paper, predicted=predicted)
 
 
 def _number(count):

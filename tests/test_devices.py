@@ -51,7 +51,7 @@ def train_in_subprocess(backend_name, folder, count):
         "JAX_PLATFORMS": "cpu",
     }
     command = [sys.executable, __file__, str(folder), str(count)]
-    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
     assert process.returncode == 0, process.stderr
     result = json.loads((folder / "result.json").read_text())
     assert result["devices"] == count

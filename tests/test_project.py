@@ -173,6 +173,7 @@ def test_one_module_asks_which_backend_runs():
         "mrcnn_nuclei.evaluation",
         "mrcnn_nuclei.datasets",
         "mrcnn_nuclei.formats",
+        "mrcnn_nuclei.report.page",
     ],
 )
 def test_what_needs_no_network_does_not_wait_for_keras(module):
