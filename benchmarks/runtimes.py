@@ -5,8 +5,10 @@ onnxruntime openvino`), all in float32 on all cores. Without weights, those of t
 """
 
 import argparse
+import importlib.util
 import json
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -74,6 +76,9 @@ LOADERS = {"onnxruntime": load_onnxruntime, "openvino": load_openvino}
 
 def main(weights):
     """Measure and publish."""
+    for package in RUNTIMES:
+        if importlib.util.find_spec(package) is None:
+            sys.exit(f"needs {package}: pip install {' '.join(RUNTIMES)}")
     lines = []
     for file in weights or demo_weights():
         for runtime, name in RUNTIMES.items():

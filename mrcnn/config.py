@@ -1,6 +1,8 @@
 """Settings of the network, its training and its detections."""
 
+import copy
 import sys
+import types
 
 import numpy as np
 
@@ -134,10 +136,30 @@ class Config:
         """Travel to other processes as a class that they can import, and what differs from it."""
         own = []
         for known in type(self).__mro__:
-            if getattr(sys.modules.get(known.__module__), known.__qualname__, None) is known:
+            if _is_importable(known):
                 break
-            own += [name for name in vars(known) if not name.startswith("__")]
+            own += [
+                name
+                for name, value in vars(known).items()
+                if not name.startswith("__") and not isinstance(value, OF_A_CLASS)
+            ]
         return _restore, (known, {name: getattr(self, name) for name in own} | vars(self))
+
+    def __copy__(self):
+        return _restore(type(self), vars(self))
+
+    def __deepcopy__(self, memo):
+        return _restore(type(self), copy.deepcopy(vars(self), memo))
+
+
+OF_A_CLASS = (types.FunctionType, classmethod, property)
+"""What is no setting: methods and the like."""
+
+
+def _is_importable(cls):
+    """Whether another process finds a class by its name; what a notebook defines, it does not."""
+    module = sys.modules.get(cls.__module__)
+    return hasattr(module, "__file__") and getattr(module, cls.__qualname__, None) is cls
 
 
 def _restore(base, settings):

@@ -1,9 +1,10 @@
-"""Workers that make batches: threads of this process, or processes, which do without Keras."""
+"""Workers that make batches: threads of this process, or processes of their own."""
 
 import contextlib
 import copy
 import functools
 import multiprocessing
+import signal
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 from mrcnn.opencv import cv2
@@ -56,6 +57,7 @@ def _adopt(generator):
     """The first thing that a process does."""
     global _adopted
     _adopted = generator
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
     cv2.setNumThreads(1)
 
 

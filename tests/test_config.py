@@ -1,5 +1,6 @@
 """The presets hold the paper's numbers, and `--set` changes them or says why not."""
 
+import copy
 import math
 import pickle
 
@@ -125,6 +126,24 @@ def test_a_configuration_travels_to_another_process(model):
     assert expected.pop("IMAGE_SHAPE").tolist() == found.pop("IMAGE_SHAPE").tolist()
     assert str(found) == str(expected)
     assert (there.SEED, there.NAME, there.DETECTION_MASK_THRESHOLD) == (7, "mine", 0.4)
+
+
+def test_a_class_of_a_function_travels_and_is_copied():
+    class Local(Config):
+        STEPS_PER_EPOCH = 7
+        BACKBONE = staticmethod(math.sqrt)
+
+        def helper(self):
+            return self.STEPS_PER_EPOCH
+
+        @property
+        def twice(self):
+            return 2 * self.helper()
+
+    there = pickle.loads(pickle.dumps(Local()))
+    assert (type(there), there.STEPS_PER_EPOCH, there.BACKBONE) == (Config, 7, math.sqrt)
+    for same in (copy.copy(Local()), copy.deepcopy(Local())):
+        assert type(same) is Local and same.twice == 14
 
 
 def test_unknown_preset():

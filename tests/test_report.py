@@ -337,6 +337,21 @@ def test_new_images_are_shown_of_the_ensemble_that_predicted_them(output, tmp_pa
     assert drawn["new"]["predictions"].keys() == {"2"}
 
 
+def test_images_that_have_moved_are_left_out(output, tmp_path, caplog):
+    copy = tmp_path / "runs"
+    shutil.copytree(output, copy)
+    notes = {**read_json(copy, "crossval"), "dataset": str(tmp_path / "gone")}
+    (copy / "crossval.json").write_text(json.dumps(notes))
+    damaged = next(copy.glob("*/logs/*/history.csv"))
+    damaged.write_text("epoch,loss\n")
+    contents = read_contents(copy)
+    assert contents.predictions and not contents.sources
+    assert "gone" in caplog.text and "left out of the report" in caplog.text
+    assert "its curve is left out" in caplog.text
+    assert damaged.parents[2].name not in [history.name for history in contents.histories]
+    assert Page(write_report(copy)).find("article") == []
+
+
 @pytest.fixture
 def ablation(tmp_path):
     dataset = write_dataset(tmp_path / "data", {"a": TRUTH})
@@ -401,7 +416,9 @@ def test_epochs_that_were_repeated_count_once(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "loss\n1\n", "epoch,loss\nsoon,1\n", "epoch,loss\n1,2,3,4\n5"]
+    "text",
+    ["", "loss\n1\n", "epoch,loss\n", "epoch,rate\n0,1\n", "epoch,loss\nsoon,1\n"]
+    + ["epoch,loss\n1,2,3,4\n5"],
 )
 def test_a_damaged_history_is_one_line(tmp_path, text):
     (tmp_path / "history.csv").write_text(text)

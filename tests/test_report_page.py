@@ -356,5 +356,5 @@ def test_thirty_real_images_open_in_seconds(chromium, monuseg, tmp_path):
     start = time.monotonic()
     chromium.get(path.as_uri())
     first_picture(chromium)
-    assert time.monotonic() - start < 10  # 1.3 s where nothing else runs
+    assert time.monotonic() - start < 60  # 1.3 s where nothing else runs
     assert chromium.get_log("browser") == []

@@ -146,10 +146,11 @@ def _cross_validation(folder, dataset, format):
     new = [row for row in table.rows if row.section == SECTIONS[2] and row.predicted]
     sources = {}
     if predictions:
-        sources = _sources(load_held_out(folder, dataset))
+        sources = _sources_or_none(lambda: load_held_out(folder, dataset))
     if new:
-        test = NucleusDataset().load(notes["test"], notes["format"], annotated=False)
-        sources |= _sources(test)
+        sources |= _sources_or_none(
+            lambda: NucleusDataset().load(notes["test"], notes["format"], annotated=False)
+        )
     return Contents(
         f"Cross-validation {folder.resolve().name}",
         list(_summaries(table.records)),
@@ -294,6 +295,15 @@ def _given_sources(folder, predictions, dataset, format):
     return _sources(NucleusDataset().load(dataset, format, annotated=False))
 
 
+def _sources_or_none(load):
+    """The images of a data set; none, and a warning, if it is not where it was."""
+    try:
+        return _sources(load())
+    except InputError as error:
+        LOGGER.warning("%s; its images are left out of the report", error)
+        return {}
+
+
 def _sources(dataset):
     return {name: (dataset, i) for i, name in enumerate(dataset.names)}
 
@@ -306,7 +316,10 @@ def _histories(folders):
         paths = sorted(folder.glob("logs/*/history.csv"), key=lambda path: path.parent.name)
         if config is not None and paths:
             group = NAMES.get(config.get("model"), "")
-            found.append(History(folder.resolve().name, group, _read_history(paths[-1])))
+            try:
+                found.append(History(folder.resolve().name, group, _read_history(paths[-1])))
+            except InputError as error:
+                LOGGER.warning("%s; its curve is left out", error)
     return found
 
 
@@ -315,7 +328,10 @@ def _read_history(path):
         losses = pd.read_csv(path)
         # An epoch that was broken off is there twice.
         losses = losses.drop_duplicates("epoch", keep="last").sort_values("epoch")
-        return losses.assign(epoch=losses["epoch"].astype(int) + 1).astype(float)
+        losses = losses.assign(epoch=losses["epoch"].astype(int) + 1).astype(float)
+        if losses.empty or not set(losses) & {"loss", "val_loss", "val_aji"}:
+            raise ValueError("no epoch, or no loss")
+        return losses
     except (KeyError, ValueError) as error:  # of pandas' parser too
         raise InputError(
             f"{path}: is no history of a training ({' '.join(str(error).split())}); delete it"
