@@ -654,7 +654,7 @@ def test_one_image_to_train_on_and_none_with_nuclei_to_validate_on(capsys, tmp_p
 
 
 def test_interrupted(monkeypatch, capsys, tmp_path, weights, picture):
-    def interrupt(*args):
+    def interrupt(*args, **settings):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("mrcnn_nuclei.detection.detect_images", interrupt)
@@ -663,7 +663,7 @@ def test_interrupted(monkeypatch, capsys, tmp_path, weights, picture):
 
 
 def test_faults_of_the_program_keep_their_traceback(monkeypatch, weights, picture):
-    def fault(*args):
+    def fault(*args, **settings):
         raise ZeroDivisionError
 
     monkeypatch.setattr("mrcnn_nuclei.detection.detect_images", fault)

@@ -123,7 +123,7 @@ def test_the_same_file_gives_the_same_nuclei(weights, detector, image):
 def test_a_single_tile_alone_is_not_compiled(detector, monkeypatch):
     import tensorflow as tf
 
-    def predict(image, progress):
+    def predict(image, progress, statistics):
         seen.append(tf.config.functions_run_eagerly())
         raise InputError("that was all")
 
