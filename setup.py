@@ -18,7 +18,7 @@ EXPORT = ["tf2onnx>=1.17,<2", "onnx>=1.23,<2", "onnxruntime>=1.20"]
 
 CORE = [
     f"tensorflow{TENSORFLOW}",
-    "keras>=3.13,<3.16",
+    "keras>=3.14,<3.16",
     "numpy>=2",
     "scipy>=1.13",
     "scikit-image>=0.25",

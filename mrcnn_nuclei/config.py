@@ -156,8 +156,9 @@ class _UNetSettings:
 
     Attributes
     ----------
-    DECODER_CHANNELS : sequence of five int
-        Of each decoder, at strides 16, 8, 4, 2 and 1.
+    DECODER_CHANNELS : sequence of int
+        Of each decoder, at strides 16, 8, 4, 2 and 1. With fewer than five numbers the last stage's
+        channels make the rest of the map's pixels.
     LOSS_WEIGHTS : dict
         Of each map.
     SOFT_IOU_WEIGHT, FOCAL_GAMMA : float
@@ -198,7 +199,7 @@ class CompactUNetConfig(_UNetSettings, CompactConfig):
     benchmarks/RESULTS.md.
     """
 
-    DECODER_CHANNELS = (96, 64, 48, 32, 16)
+    DECODER_CHANNELS = (96, 64, 48, 32)
     IMAGE_MIN_DIM = 128
     IMAGE_MAX_DIM = 128
     IMAGES_PER_GPU = 8
@@ -326,8 +327,8 @@ def _check(config, base):
 
 def _check_unet(config):
     channels = config.DECODER_CHANNELS
-    if len(channels) != 5 or min(channels) < 1:
-        raise InputError(f"DECODER_CHANNELS = {channels}: give 5 numbers, each more than 0")
+    if not 1 <= len(channels) <= 5 or min(channels) < 1:
+        raise InputError(f"DECODER_CHANNELS = {channels}: give 1 to 5 numbers, each more than 0")
     for name in ("SOFT_IOU_WEIGHT", "FOCAL_GAMMA", "BOUNDARY_WEIGHT"):
         if getattr(config, name) < 0:
             raise InputError(f"{name} = {getattr(config, name)}: must be at least 0")

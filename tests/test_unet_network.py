@@ -202,18 +202,40 @@ def test_real_encoders(backbone):
     if backbone == "resnet50":
         config = make_config(UNetConfig, BACKBONE=backbone)
     channels = config.DECODER_CHANNELS
+    assert len(channels) == {"compact": 4, "resnet50": 5}[backbone]
     network = build_unet(config)
     assert network.output_shape == (None, None, None, 3)
-    # Strides 16 to 1: the encoder's channels where the decoders join it.
-    deep = {"compact": (384, 256, 128, 32, 16), "resnet50": (1024, 512, 256, 64, 16)}[backbone]
+    # Strides 16 to 2, or to 1: the encoder's channels where the decoders join it.
+    deep = {"compact": (384, 256, 128, 32), "resnet50": (1024, 512, 256, 64, 16)}[backbone]
     for name in MAP_NAMES:
-        for stride, width, joined in zip((16, 8, 4, 2, 1), channels, deep, strict=True):
+        for stride, width, joined in zip((16, 8, 4, 2, 1), channels, deep):
             stage = f"decoder_{name}_{stride}"
             assert network.get_layer(f"{stage}_conv").kernel.shape[-1] == width
             if joined > width:
                 assert network.get_layer(f"{stage}_skip").kernel.shape == (1, 1, joined, width)
     if backbone == "compact":
         assert network.count_params() <= 8_000_000
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("stages", [1, 3, 4])
+def test_fewer_stages_make_the_pixels_of_a_map_in_blocks(stages):
+    network = build_unet(unet_config(DECODER_CHANNELS=(8,) * stages))
+    block = 2 ** (5 - stages)
+    assert network.get_layer("decoder_border_map").kernel.shape == (1, 1, 8, block**2)
+    image = np.random.default_rng(0).normal(0, 3, (1, 64, 96, 3)).astype("float32")
+    maps = maps_of(network, image)
+    assert maps.shape == (1, 64, 96, 3)
+
+    # Channel 1 of a block is the pixel right of its first one.
+    kernel, bias = network.get_layer("decoder_border_map").get_weights()
+    bias[1] = 50.0
+    network.get_layer("decoder_border_map").set_weights([kernel, bias])
+    changed = maps_of(network, image) != maps
+    expected = np.zeros((64, 96), bool)
+    expected[::block, 1::block] = True
+    np.testing.assert_array_equal(changed[0, ..., 1], expected)
+    assert not changed[..., [0, 2]].any()
 
 
 def test_what_each_pattern_trains(unet):

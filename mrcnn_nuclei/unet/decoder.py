@@ -1,6 +1,6 @@
 """A decoder of the U-Net (Ronneberger et al. 2015): from an encoder's features to one map."""
 
-from keras import layers
+from keras import layers, ops
 
 from mrcnn.backbone import normalize
 
@@ -37,7 +37,10 @@ def conv_block(x, channels, name, train_bn):
 
 
 def build_decoder(x, skips, channels, name, train_bn):
-    """Double the size of the deepest features five times, joining the encoder's on the way.
+    """Double the size of the deepest features stage by stage, joining the encoder's on the way.
+
+    With fewer than five stages the map's pixels come out of the last one in blocks, a channel each
+    (sub-pixel convolution, Shi et al. 2016), which spares the stage at full size, the dearest one.
 
     What enters a stage with more channels than the stage has is first brought down to as many by a
     1 x 1 convolution, the deeper features before they grow: most of the weights (at the depths of a
@@ -49,7 +52,7 @@ def build_decoder(x, skips, channels, name, train_bn):
     skips : sequence of KerasTensor
         Features at `STRIDES`, in their order.
     channels : sequence of int
-        Of each stage.
+        Of each stage, one to five.
     name : str
         Of the map. The layers of the stage of stride 16 are `decoder_<name>_16_up`, `..._16_skip`,
         `..._16_conv` and `..._16_bn`, and so on; the last layer is `decoder_<name>_map`.
@@ -61,14 +64,17 @@ def build_decoder(x, skips, channels, name, train_bn):
     KerasTensor [B, H, W, 1]
         Probabilities, float32 under any dtype policy.
     """
-    for stride, skip, width in zip(STRIDES, skips, channels, strict=True):
+    for stride, skip, width in zip(STRIDES, skips, channels):
         stage = f"decoder_{name}_{stride}"
         x = _narrow(x, width, f"{stage}_up")
         x = layers.UpSampling2D(2, name=f"{stage}_upsampled")(x)
         skip = _narrow(skip, width, f"{stage}_skip")
         x = layers.Concatenate(name=f"{stage}_joined")([x, skip])
         x = conv_block(x, width, stage, train_bn)
-    return layers.Conv2D(1, 1, activation="sigmoid", dtype="float32", name=f"decoder_{name}_map")(x)
+    x = layers.Conv2D(
+        stride**2, 1, activation="sigmoid", dtype="float32", name=f"decoder_{name}_map"
+    )(x)
+    return ops.depth_to_space(x, stride) if stride > 1 else x
 
 
 def _narrow(x, channels, name):
