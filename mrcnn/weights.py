@@ -181,7 +181,7 @@ def read_arrays(path):
         }
 
 
-def average_weights(paths, output, attributes=None):
+def average_weights(paths, output, attributes=None, dtype="float32"):
     """Write the mean of the weights of several files, statistics of batch norm included.
 
     Checkpoints from the end of a training scatter around the same place, and so do their scores;
@@ -193,6 +193,8 @@ def average_weights(paths, output, attributes=None):
     output : str or Path
     attributes : dict, optional
         See `save_weights`.
+    dtype : str
+        That the mean is kept in. "float16" halves the file; `load_weights` reads either.
 
     Raises
     ------
@@ -211,7 +213,7 @@ def average_weights(paths, output, attributes=None):
             for name, array in weights.items():
                 total[layer][name] += array
     means = {
-        layer: {name: (array / len(paths)).astype(np.float32) for name, array in weights.items()}
+        layer: {name: (array / len(paths)).astype(dtype) for name, array in weights.items()}
         for layer, weights in total.items()
     }
     save_arrays(output, means, attributes)

@@ -46,7 +46,14 @@ def build_parser():
         "with --weights last.",
     )
     command.set_defaults(run=commands.train)
-    _add_dataset(command, "subset to train on (default: train)")
+    _add_dataset(command, "subset to train on, or all (default: train)")
+    command.add_argument(
+        "--also",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="further annotated images, all of which are trained on; may be repeated",
+    )
     _add_model(command, "network to train: mrcnn (default), or unet for small and irregular nuclei")
     _add_training(command, ", or last: continue the newest run of the same model, preset and fold")
     command.add_argument(
@@ -301,9 +308,16 @@ def build_parser():
     )
     command.set_defaults(run=commands.average)
     command.add_argument(
-        "--weights", nargs="+", required=True, metavar="FILE", help="checkpoints, two or more"
+        "--weights",
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="checkpoints: two or more, or with --half one",
     )
     command.add_argument("--output", required=True, metavar="FILE", help="where to write the mean")
+    command.add_argument(
+        "--half", action="store_true", help="keep 16 bits of each weight: half the file"
+    )
 
     command = subparsers.add_parser(
         "export",

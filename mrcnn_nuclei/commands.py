@@ -42,6 +42,8 @@ def train(options):
     train_dataset = _load_dataset(
         options.dataset, options, options.subset or "train", preprocess=clean_labels
     )
+    for root in options.also:
+        train_dataset.load(root, preprocess=clean_labels)
     val_dataset = _load_dataset(options.dataset, options, "val")
     both = set(train_dataset.names) & set(val_dataset.names)
     if both:
@@ -299,7 +301,7 @@ def ablate(options):
 def average(options):
     """Write the mean of several checkpoints."""
     output = Path(options.output)
-    if len(options.weights) < 2:
+    if len(options.weights) < 2 and not options.half:
         raise InputError("--weights: give two files or more to average")
     if output.exists():
         raise InputError(f"{output}: exists already; remove it, or choose another name")
@@ -311,8 +313,10 @@ def average(options):
     from mrcnn_nuclei.networks import RECIPE, read_recipe
 
     recipe = read_recipe(options.weights[0])
-    average_weights(options.weights, output, recipe and {RECIPE: recipe})
-    print(f"wrote {output}, the mean of {len(options.weights)} files")
+    dtype = "float16" if options.half else "float32"
+    average_weights(options.weights, output, recipe and {RECIPE: recipe}, dtype)
+    count = len(options.weights)
+    print(f"wrote {output}, {f'the mean of {count} files' if count > 1 else 'in half precision'}")
 
 
 def export(options):

@@ -17,6 +17,7 @@ from tiny import tiny_preset, write_pairs, write_tiny_weights
 from mrcnn.weights import read_arrays, save_arrays
 from mrcnn_nuclei import blocks, cli, detection, image_files
 from mrcnn_nuclei.cli import main
+from mrcnn_nuclei.datasets import synthetic
 from mrcnn_nuclei.datasets.synthetic import draw_tile
 from mrcnn_nuclei.image_files import read_label_map
 from mrcnn_nuclei.networks import RECIPE, read_recipe
@@ -559,6 +560,19 @@ def test_average_writes_the_mean(capsys, tmp_path, weights, picture):
     assert main(["detect", "--image", str(picture), *found]) == 0
 
 
+def test_average_in_half_precision(capsys, tmp_path, weights, picture):
+    half = tmp_path / "half.h5"
+    assert main(["average", "--half", "--weights", str(weights), "--output", str(half)]) == 0
+    assert f"wrote {half}, in half precision" in capsys.readouterr().out
+    before, after = read_arrays(weights), read_arrays(half)
+    for layer, arrays in before.items():
+        for name, array in arrays.items():
+            assert after[layer][name].dtype == np.float16
+            np.testing.assert_allclose(after[layer][name], array, rtol=1e-3, atol=1e-7)
+    found = ["--weights", str(half), "--output", str(tmp_path / "found")]
+    assert main(["detect", "--image", str(picture), *found]) == 0
+
+
 def test_average_refuses_what_does_not_fit(fails, tmp_path, weights):
     other, mean = tmp_path / "other.h5", tmp_path / "mean.h5"
     groups = read_arrays(weights)
@@ -632,6 +646,30 @@ def test_train_detect_evaluate(capsys, tmp_path):
     assert main([*arguments, "--weights", "last"]) == 0
     assert "1 of 1 epochs are done already" in capsys.readouterr().err
     assert list((tmp_path / "logs").iterdir()) == [run]
+
+
+def test_training_on_further_folders(capsys, monkeypatch, tmp_path):
+    data = write_pairs(tmp_path / "data", count=6, size=64)
+    further = synthetic.write(tmp_path / "further", count=2, size=64)
+    seen = {}
+
+    def note(config, train_dataset, val_dataset, logs, **kwargs):
+        seen.update(train=train_dataset.names, val=val_dataset.names)
+        return tmp_path / "weights.h5"
+
+    monkeypatch.setattr("mrcnn_nuclei.training.train", note)
+    arguments = train_arguments(data, tmp_path)
+    also = ["--also", tmp_path / "further"]
+    main([str(a) for a in [*arguments, "--fold", 1, *also]])
+    assert seen["train"][-2:] == [path.stem for path in further] and len(seen["train"]) == 7
+    assert not set(seen["val"]) & set(seen["train"])
+
+    main([str(a) for a in [*arguments, "--subset", "all", *also]])
+    assert len(seen["train"]) == 8
+    assert "are in both subsets" in capsys.readouterr().err
+
+    main([str(a) for a in [*arguments, "--fold", 1, "--also", data]])
+    assert "two images are called tile" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("empty", [["val"], ["train", "val"]])

@@ -431,6 +431,8 @@ def test_subfolders_are_the_subsets_where_both_exist(tmp_path):
     assert NucleusDataset().load(tmp_path, subset="train").names == list("abc")
     assert NucleusDataset().load(tmp_path, subset="val").names == list("de")
     assert NucleusDataset().load(tmp_path).names == list("abcde")
+    assert NucleusDataset().load(tmp_path, subset="all").names == list("abcde")
+    assert NucleusDataset().load(tmp_path, subset="all", fold=0).names == list("abcde")
     val = NucleusDataset().load(tmp_path, subset="val", fold=0).names
     train = NucleusDataset().load(tmp_path, subset="train", fold=0).names
     assert sorted(val + train) == list("abcde") and len(val) == 1

@@ -46,7 +46,7 @@ class NucleusDataset(Dataset):
         - no fold, subset "train" or "val": the subfolder of that name if `root` has both of them,
           else the same as `fold=0`.
         - no fold, another subset: the subfolder of that name, such as "stage1_test".
-        - neither: everything.
+        - neither, or subset "all": everything.
 
         Parameters
         ----------
@@ -79,6 +79,8 @@ class NucleusDataset(Dataset):
             If the data set cannot be found or read, lacks an image of `names`, or the choice leaves
             no image.
         """
+        if subset == "all":
+            subset = None
         if format is None:
             format = _detect_format(root, subset, annotated)
         if format == "synthetic":

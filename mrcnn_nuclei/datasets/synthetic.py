@@ -64,8 +64,25 @@ def write(root, count=12, size=256, seed=0, nuclei=None):
     list of Path
         The images.
     """
+    return write_tiles(root, generate(count, size, seed, nuclei))
+
+
+def write_tiles(root, tiles):
+    """Write drawn tiles into the folders `images` and `labels` of `root`.
+
+    Parameters
+    ----------
+    root : str or Path
+    tiles : iterable of (str, ndarray, ndarray)
+        As `generate` returns them.
+
+    Returns
+    -------
+    list of Path
+        The images.
+    """
     images = []
-    for name, image, labels in generate(count, size, seed, nuclei):
+    for name, image, labels in tiles:
         images.append(Path(root) / "images" / f"{name}.png")
         _write_png(images[-1], image[..., ::-1])
         _write_png(Path(root) / "labels" / f"{name}.png", labels.astype(np.uint16))
