@@ -160,7 +160,7 @@ def build_parser():
         default="both",
         help="networks to train (default: both)",
     )
-    _add_training(command)
+    _add_training(command, ", or unet: the U-Net of the same fold")
     command.add_argument(
         "--test", metavar="DIR", help="further images to predict, on which no fold is trained"
     )

@@ -191,7 +191,9 @@ def crossval(options):
     models = list(MODELS) if options.model == "both" else [options.model]
     for model in models:
         settings = parse_settings(options.settings, options.preset, model)
-    _require_weights(options.weights, START_WORDS)
+    _require_weights(options.weights, (*START_WORDS, "unet"))
+    if options.weights == "unet" and options.model != "mrcnn":
+        raise InputError("--weights unet: is what Mask R-CNNs start from; give --model mrcnn")
     dataset = datasets.NucleusDataset().load(options.dataset, options.format)
     samples = [info["sample"] for info in dataset.image_info]
     made = options.n_folds is not None

@@ -148,15 +148,16 @@ def cross_validate(
     folds : list of list of str
     networks : list of (Part, NucleusConfig)
     weights, epochs
-        See `mrcnn_nuclei.training.train`.
+        See `mrcnn_nuclei.training.train`. With `weights` "unet" each network starts from the U-Net
+        of its part, which the output holds: the encoder is the same, and saw the same images.
     test : str or Path, optional
         Folder of further images, scored if all of them are annotated.
 
     Raises
     ------
     InputError
-        If the output holds runs of other folds or settings, an image of a fold is missing, or a
-        test image is in one.
+        If the output holds runs of other folds or settings, an image of a fold is missing, a test
+        image is in one, or there is no U-Net to start from.
     """
     output = Path(output)
 
@@ -172,10 +173,11 @@ def cross_validate(
         Run(output / f"{part.name}-{config.MODEL}", _settings(part, config, weights, epochs))
         for part, config in networks
     ]
-    for k, (run, (part, config)) in enumerate(zip(runs, networks), start=1):
+    starts = [_start(output, part, weights) for part, _ in networks]
+    for k, (run, start, (part, config)) in enumerate(zip(runs, starts, networks), start=1):
         LOGGER.info("%s: run %d of %d", run.folder, k, len(runs))
         training, validation = load(part.training, clean_labels), load(part.validation)
-        checkpoint = run.train(config, training, validation, weights, epochs)
+        checkpoint = run.train(config, training, validation, start, epochs)
         for steps, images in ((HELD_OUT, load(part.held_out)), (TEST, new_images)):
             if images is not None:
                 run.predict(checkpoint, images, steps.predictions)
@@ -186,6 +188,20 @@ def cross_validate(
         if all(tried) and (ensemble.steps is HELD_OUT or new_images is not None):
             images = new_images if ensemble.steps is TEST else load(tried[0]["inputs"]["images"])
             _fuse(output / ensemble.name, members, tried, ensemble.steps, images)
+
+
+def _start(output, part, weights):
+    """What the training of a part begins with."""
+    if weights != "unet":
+        return weights
+    folder = output / f"{part.name}-unet"
+    trained = read_step(folder, "training")
+    if trained is None:
+        raise InputError(
+            f"--weights unet: {folder}: no trained U-Net; give --model unet first, with the same "
+            "--output"
+        )
+    return folder / trained["weights"]
 
 
 def _score(run, steps, images):

@@ -272,6 +272,20 @@ def test_other_settings_and_folds_are_refused(networks, dataset, tmp_path):
 # Ensembles and the test folder
 
 
+def test_detectors_start_from_the_u_nets_of_their_folds(networks, dataset, tmp_path):
+    used = networks()
+    with pytest.raises(InputError, match="fold0-unet: no trained U-Net; give --model unet first"):
+        run(tmp_path, dataset, weights="unet")
+    run(tmp_path, dataset, ["unet"])
+    run(tmp_path, dataset, ["mrcnn"], weights="unet")
+    for k, (name, training, _, weights) in enumerate(used.trained[3:]):
+        assert name == f"nucleus-fold{k}-mrcnn-compact"
+        assert weights == tmp_path / f"fold{k}-unet/logs/nucleus-fold{k}-unet-compact.h5"
+        assert training == used.trained[k][1]
+    status = cli.main(["crossval", "--dataset", str(dataset), "--output", "x", "--weights", "unet"])
+    assert status == 2
+
+
 def test_both_networks_of_a_fold_are_fused(networks, dataset, tmp_path):
     networks()
     run(tmp_path, dataset, ["mrcnn"])
