@@ -11,8 +11,10 @@ TENSORFLOW = ">=2.20,<2.22"
 IMGAUG = "imgaug>=0.4,<0.5"
 JAX = "jax>=0.10,<0.11"
 TORCH = "torch>=2.13,<2.14"
-FORMATS = ["pyarrow>=17", "roifile>=2026.2.10", "zarr>=3.0.8,<4"]
-SLIDES = ["openslide-python>=1.4", "openslide-bin>=4.0.0.6", "shapely>=2", "zarr>=3.0.8,<4"]
+# Older ones of numcodecs run what a Zarr folder says.
+ZARR = ["zarr>=3.0.8,<4", "numcodecs>=0.16.6"]
+FORMATS = ["pyarrow>=17", "roifile>=2026.2.10", *ZARR]
+SLIDES = ["openslide-python>=1.4", "openslide-bin>=4.0.0.6", "shapely>=2", *ZARR]
 CLUSTER = ["distributed>=2025.1"]
 EXPORT = ["tf2onnx>=1.17,<2", "onnx>=1.23,<2", "onnxruntime>=1.20"]
 

@@ -310,7 +310,7 @@ def _image_name(path):
     if _reader(path) is None:
         return labelled_name(path)
     stem = _stem(path)
-    return stem.removesuffix(next(end for end in ENDINGS[::-1] if stem.endswith(end)))
+    return stem.removesuffix(max((end for end in ENDINGS if stem.endswith(end)), key=len))
 
 
 def _match(names, files):

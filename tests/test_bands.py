@@ -87,7 +87,8 @@ def content(path):
     if path.suffix == ".parquet":
         return pd.read_parquet(path).to_dict("list")
     if path.is_dir():
-        return {file.relative_to(path): file.read_bytes() for file in path.rglob("*.?*")}
+        files = [file for file in path.rglob("*") if file.is_file()]
+        return {file.relative_to(path): file.read_bytes() for file in files}
     return path.read_bytes()
 
 

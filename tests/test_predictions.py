@@ -6,6 +6,7 @@ import os
 import pickle
 import sys
 import zipfile
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -34,6 +35,7 @@ from mrcnn_nuclei.formats import (
     imagescope,
     label_tiff,
     ome_zarr,
+    outlines,
     rle,
 )
 from mrcnn_nuclei.predictions import open_predictions
@@ -481,6 +483,9 @@ def test_truncated_files(suffix, keep, tmp_path):
         ("a.geojson", b"[" * 10**5, "no readable JSON"),
         ("a.geojson", json.dumps(feature([[0, 0], [1e400, 1], [3, 3]])).encode(), "no number"),
         ("a.geojson", json.dumps(feature([["x", 0], [1, 1], [3, 3]])).encode(), "no GeoJSON"),
+        ("a.geojson", json.dumps(feature([0, 1, 2])).encode(), "no GeoJSON"),
+        ("a.geojson", json.dumps(feature([[0], [1], [2]])).encode(), "no GeoJSON"),
+        ("a.geojson", json.dumps(feature(["x", "y", "z"])).encode(), "no GeoJSON"),
         ("a.geojson.gz", b"{}", "truncated or corrupt"),
         ("a.zip", b"PK\x05\x06" + bytes(18), None),
         ("a.xml", b'<!DOCTYPE a [<!ENTITY b "c">]><Annotations/>', "document type"),
@@ -488,7 +493,7 @@ def test_truncated_files(suffix, keep, tmp_path):
         ("a.mat", b"MATLAB 5.0", "no readable result of HoVer-Net"),
         ("a.json", b'{"nuc": {"1": {}}}', "no readable result of HoVer-Net"),
         ("a.json", b'{"nuc": {"1": {"contour": [[900, 900]]}}}', "nucleus 1 lies outside"),
-        ("a.json", b'{"nuc": {"1": {"contour": [[0, 0], [1000000, 1000000]]}}}', "larger than"),
+        ("a.json", b'{"nuc": {"1": {"contour": [[0, 0], [1000000, 1000000]]}}}', "pixels together"),
     ],
 )
 def test_broken_files(name, data, words, tmp_path):
@@ -532,6 +537,18 @@ def test_bombs_are_not_unpacked(tmp_path, monkeypatch):
     monkeypatch.setattr(hovernet, "MAX_PIXELS", 1000)
     scipy.io.savemat(tmp_path / "a.mat", {"inst_map": np.zeros(SHAPE)})
     refuses("holds more than 1,000 pixels", hovernet.read, tmp_path / "a.mat")
+    content = {"inst_map": np.ones((2, 2)), "inst_uid": [1], "inst_type": np.zeros(2000)}
+    scipy.io.savemat(tmp_path / "b.mat", content)
+    refuses("holds more than 1,000 pixels", hovernet.read, tmp_path / "b.mat")
+    monkeypatch.setattr(outlines, "MAX_PIXELS", 1000)
+    square = feature([[0, 0], [30, 0], [30, 30], [0, 30]])  # 900 pixels
+    path = spoilt(tmp_path / "c.geojson", json.dumps([square]).encode())
+    assert geojson.read(path, SHAPE).areas.tolist() == [900]
+    path = spoilt(tmp_path / "c.geojson", json.dumps([square] * 2).encode())
+    refuses("more than 1,000 pixels together", geojson.read, path, SHAPE)
+    contour = {"contour": [[0, 0], [29, 0], [29, 29], [0, 29]]}
+    path = spoilt(tmp_path / "c.json", json.dumps({"nuc": {"1": contour, "2": contour}}).encode())
+    refuses("more than 1,000 pixels together", hovernet.read, path, SHAPE)
     monkeypatch.setattr(ome_zarr, "MAX_PIXELS", 1000)
     ome_zarr.write(tmp_path / "a.zarr", FOUND)
     refuses("more than the limit of 1,000", ome_zarr.read, tmp_path / "a.zarr")
@@ -543,6 +560,46 @@ def test_broken_ome_zarr(tmp_path):
     ome_zarr.write(tmp_path / "b.zarr", FOUND)
     next((tmp_path / "b.zarr/0").rglob("0")).joinpath("0").write_bytes(b"not zlib")
     refuses("no readable OME-Zarr", ome_zarr.read, tmp_path / "b.zarr")
+
+
+@pytest.mark.parametrize("field", ["compressor", "filters"])
+def test_zarr_folders_run_no_code(field, tmp_path):
+    """Chunks that are unpickled would create a file."""
+    created = tmp_path / "created"
+
+    class Evil:
+        def __reduce__(self):
+            return Path.touch, (created,)
+
+    ome_zarr.write(tmp_path / "a.zarr", FOUND)
+    metadata = tmp_path / "a.zarr/0/.zarray"
+    pickled = {"id": "pickle", "protocol": 5}
+    known = {**json.loads(metadata.read_text()), "filters": None, "compressor": None}
+    next((tmp_path / "a.zarr/0").rglob("0")).joinpath("0").write_bytes(pickle.dumps(Evil()))
+    for dtype in ("|O", "<u2"):
+        codec = [pickled] if field == "filters" else pickled
+        metadata.write_text(json.dumps({**known, field: codec, "dtype": dtype}))
+        refuses("", ome_zarr.read, tmp_path / "a.zarr")
+    assert not created.exists()
+
+
+def test_labels_are_whole_numbers(tmp_path):
+    ome_zarr.write(tmp_path / "a.zarr", FOUND)
+    metadata = tmp_path / "a.zarr/0/.zarray"
+    metadata.write_text(metadata.read_text().replace('"<u2"', '"<f2"'))
+    refuses("its labels are float16; export them as integers", ome_zarr.read, tmp_path / "a.zarr")
+
+
+@pytest.mark.parametrize("score", ["NaN", "Infinity"])
+def test_scores_are_numbers(score, tmp_path):
+    square = feature([[0, 0], [3, 0], [3, 3]], measurements={"score": float(score)})
+    path = spoilt(tmp_path / "a.geojson", json.dumps([square]).encode())
+    refuses("the score of nucleus 1 is no number", geojson.read, path, SHAPE)
+
+
+def test_the_longest_ending_is_no_part_of_the_name(tmp_path):
+    imagej.write(tmp_path / "x_cp_masks.zip", FOUND)
+    assert open_predictions(tmp_path).names == ["x"]
 
 
 def test_files_of_no_kind(tmp_path):

@@ -96,7 +96,7 @@ def read(path, shape=None):
         return fill(rings, shape, 0.5, scores, class_ids)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise InputError(
             f"{path}: is no GeoJSON of polygons ({type(error).__name__}: {error}); export it again"
         ) from None

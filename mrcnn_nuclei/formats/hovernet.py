@@ -6,6 +6,7 @@ OpenCV traces them: https://github.com/vqdang/hover_net
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,16 @@ from scipy.io import loadmat, whosmat
 from mrcnn.errors import InputError
 from mrcnn.instances import Instances
 from mrcnn.opencv import cv2
-from mrcnn_nuclei.formats.outlines import check_points, require_shape
+from mrcnn_nuclei.formats.outlines import check_points, check_total, require_shape
 from mrcnn_nuclei.image_files import MAX_PIXELS
+
+READ = ("inst_map", "inst_uid", "inst_type")
 
 
 def recognises(path):
     """Tell whether the beginning of a JSON file looks like HoVer-Net's."""
     with open(path, "rb") as file:
-        return b'"nuc"' in file.read(1000)
+        return re.search(rb'"nuc"\s*:', file.read(1000)) is not None
 
 
 def read(path, shape=None):
@@ -64,9 +67,10 @@ def _read_mat(path):
     sizes = {name: size for name, size, _ in whosmat(path)}
     if "inst_map" not in sizes:
         raise InputError(f"has no inst_map, but {', '.join(sizes) or 'nothing'}; export it again")
-    if math.prod(sizes["inst_map"]) > MAX_PIXELS:
+    sizes = {name: size for name, size in sizes.items() if name in READ}
+    if max(map(math.prod, sizes.values())) > MAX_PIXELS:
         raise InputError(f"holds more than {MAX_PIXELS:,} pixels; cut it into smaller images")
-    content = loadmat(path, variable_names=["inst_map", "inst_uid", "inst_type"])
+    content = loadmat(path, variable_names=READ)
     labels = content["inst_map"]
     if labels.dtype.kind == "f" and np.array_equal(labels, np.round(labels)):
         labels = labels.astype(np.int32)  # MATLAB's numbers are floats
@@ -81,9 +85,11 @@ def _read_mat(path):
 def _read_json(path, shape):
     with open(path, encoding="utf-8") as file:
         nuclei = list(json.load(file)["nuc"].values())
-    boxes, masks = [], []
+    boxes, masks, total = [], [], 0
     for number, nucleus in enumerate(nuclei, start=1):
         box, mask = _fill(np.array(nucleus["contour"]).reshape(-1, 2), shape, number)
+        total += mask.size
+        check_total(total)
         boxes.append(box)
         masks.append(mask)
     class_ids = [_class_id(nucleus.get("type")) for nucleus in nuclei]
@@ -100,8 +106,7 @@ def _fill(contour, shape, number):
     check_points(contour, *shape, number)
     x1, y1 = contour.min(axis=0)
     x2, y2 = contour.max(axis=0) + 1
-    if (y2 - y1) * (x2 - x1) > MAX_PIXELS:
-        raise InputError(f"nucleus {number} is larger than an image may be; export it again")
+    check_total((y2 - y1) * (x2 - x1))
     mask = np.zeros((y2 - y1, x2 - x1), np.uint8)
     cv2.drawContours(mask, [(contour - (x1, y1)).astype(np.int32)], -1, 1, cv2.FILLED)
     one = Instances(mask.shape, [(0, 0, *mask.shape)], [1], [1], [mask]).translate(y1, x1, shape)

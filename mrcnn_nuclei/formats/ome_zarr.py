@@ -83,7 +83,8 @@ def read(path, shape=None):
     Raises
     ------
     InputError
-        If it cannot be read, has not exactly one label image of one plane, or is too large.
+        If it cannot be read, has not exactly one label image of one plane of whole numbers, or is
+        too large.
     """
     zarr = require("zarr")
     try:
@@ -97,6 +98,8 @@ def read(path, shape=None):
             raise InputError(
                 f"{path}: its labels are {' x '.join(map(str, labels.shape))}; export one plane"
             )
+        if labels.dtype.kind not in "biu":  # objects might come with code to make them of
+            raise InputError(f"{path}: its labels are {labels.dtype}; export them as integers")
         plane = np.asarray(labels[...]).reshape(labels.shape[-2:])
     except InputError:
         raise

@@ -5,6 +5,7 @@ from skimage.draw import polygon
 
 from mrcnn.errors import InputError
 from mrcnn.instances import Instances
+from mrcnn_nuclei.image_files import MAX_PIXELS
 
 
 def fill(outlines, shape, centre, scores=None, class_ids=None):
@@ -32,10 +33,11 @@ def fill(outlines, shape, centre, scores=None, class_ids=None):
     Raises
     ------
     InputError
-        If a nucleus lies wholly outside the image, or a coordinate is no number.
+        If a nucleus lies wholly outside the image, a coordinate or score is no number, or the masks
+        would have more than MAX_PIXELS pixels together: a small file can name many large ones.
     """
     height, width = shape
-    boxes, masks = [], []
+    boxes, masks, total = [], [], 0
     for k, rings in enumerate(outlines, start=1):
         rings = [np.asarray(ring, float)[:, :2] for ring in rings if len(ring) >= 3]
         if rings:
@@ -48,12 +50,17 @@ def fill(outlines, shape, centre, scores=None, class_ids=None):
             continue
         rows, cols = (np.concatenate(both) for both in zip(*pixels))
         y1, x1, y2, x2 = rows.min(), cols.min(), rows.max() + 1, cols.max() + 1
+        total += (y2 - y1) * (x2 - x1)
+        check_total(total)
         mask = np.zeros((y2 - y1, x2 - x1), bool)
         for rows, cols in pixels:
             mask[rows - y1, cols - x1] ^= True
         boxes.append((y1, x1, y2, x2))
         masks.append(mask)
-    scores = np.ones(len(masks)) if scores is None else scores
+    scores = np.ones(len(masks)) if scores is None else np.asarray(scores, float)
+    if not np.isfinite(scores).all():
+        number = np.flatnonzero(~np.isfinite(scores))[0] + 1
+        raise InputError(f"the score of nucleus {number} is no number")
     class_ids = np.ones(len(masks)) if class_ids is None else class_ids
     return Instances(shape, boxes, scores, class_ids, masks)
 
@@ -86,6 +93,14 @@ def require_shape(path, shape):
         raise InputError(
             f"{path}: outlines do not tell the size of the image; give the folder of the images "
             "(--images)"
+        )
+
+
+def check_total(pixels):
+    """Refuse masks of so many pixels together."""
+    if pixels > MAX_PIXELS:
+        raise InputError(
+            f"its nuclei have more than {MAX_PIXELS:,} pixels together; export them in parts"
         )
 
 
