@@ -55,7 +55,10 @@ def build_parser():
         help="further annotated images, all of which are trained on; may be repeated",
     )
     _add_model(command, "network to train: mrcnn (default), or unet for small and irregular nuclei")
-    _add_training(command, ", or last: continue the newest run of the same model, preset and fold")
+    _add_training(
+        command,
+        ", he (that do), or last: continue the newest run of the same model, preset and fold",
+    )
     command.add_argument(
         "--logs", default="logs", metavar="DIR", help="where runs are kept (default: logs)"
     )
@@ -73,7 +76,7 @@ def build_parser():
     command.add_argument(
         "--image", nargs="+", metavar="FILE", help="images or slides, in place of --dataset"
     )
-    _add_trained(command)
+    _add_trained(command, ", he or free: those of the project (default: he, for H&E at 40x)")
     command.add_argument(
         "--output", default="results", metavar="DIR", help="folder to write to (default: results)"
     )
@@ -424,9 +427,12 @@ def _add_model(command, help):
     command.add_argument("--model", choices=MODELS, default="mrcnn", help=help)
 
 
-def _add_trained(command):
+def _add_trained(command, shipped=""):
     command.add_argument(
-        "--weights", required=True, metavar="W", help="a file, or last: of the newest run"
+        "--weights",
+        required=not shipped,
+        metavar="W",
+        help="a file, or last: of the newest run" + shipped,
     )
     command.add_argument("--preset", choices=PRESETS, help="for weights files that do not tell")
     _add_model(command, "of which --weights last is meant (default: mrcnn)")
@@ -445,8 +451,8 @@ def _add_training(command, more_weights=""):
     command.add_argument(
         "--weights",
         metavar="W",
-        help="start from: coco (default of paper), imagenet, none (default of compact), a file"
-        + more_weights,
+        help="start from: coco (default of paper), imagenet, free (the project's, that know no "
+        "MoNuSeg), none (default of compact), a file" + more_weights,
     )
     command.add_argument(
         "--epochs", type=int, metavar="N", help="stretch or shorten the schedule to N epochs"

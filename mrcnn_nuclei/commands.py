@@ -9,12 +9,13 @@ from mrcnn.errors import InputError
 from mrcnn_nuclei import datasets
 from mrcnn_nuclei.config import MODELS, make_config, parse_settings
 from mrcnn_nuclei.formats import parse_writers
+from mrcnn_nuclei.shipped_weights import FILES, find_shipped
 from mrcnn_nuclei.startup import import_keras
 
 LOGGER = logging.getLogger("mrcnn_nuclei")
 
 START_WORDS = (None, "coco", "imagenet", "none")
-"""What training may start from other than a file."""
+"""What training may start from other than a file and weights that come with the project."""
 
 
 def _run_name(options, preset):
@@ -52,7 +53,7 @@ def train(options):
             len(both),
             min(both),
         )
-    _require_weights(options.weights, (*START_WORDS, "last"))
+    _require_weights(options.weights, (*START_WORDS, "last", *FILES))
 
     import_keras()
     from mrcnn_nuclei import training
@@ -97,13 +98,15 @@ def detect(options):
         dataset = _load_dataset(
             options.dataset, options, _selected_subset(options), annotated=False
         )
-    _require_weights(options.weights, ("last",))
+    _require_weights(options.weights, (None, "last", *FILES))
 
     import_keras()
     from mrcnn_nuclei.detection import dataset_sources, detect_images, image_sources
 
     sources = image_sources(options.image) if options.image else dataset_sources(dataset)
     weights = _trained_weights(options)
+    if options.weights in (None, *FILES):
+        LOGGER.info("weights: %s; their licence: %s", weights, weights.parent / "README.md")
     nuclei, images = detect_images(
         sources,
         weights,
@@ -150,8 +153,20 @@ def tune(options):
 
 def _require_weights(weights, words):
     """Refuse what is neither a file nor one of the words for weights found elsewhere."""
-    if weights not in words:
+    if weights in words and weights in FILES:
+        find_shipped(weights)
+    elif weights not in words:
         _require_file(weights, "weights")
+
+
+def _require_fresh_weights(weights, *words):
+    """Refuse, for networks that are to be compared on held-out images, what may have seen them."""
+    if weights == "he":
+        raise InputError(
+            "--weights he: learned from all images of MoNuSeg, so that none would be held out; "
+            "give free"
+        )
+    _require_weights(weights, (*START_WORDS, "free", *words))
 
 
 def _trained_weights(options):
@@ -159,7 +174,7 @@ def _trained_weights(options):
     from mrcnn_nuclei.training import last_checkpoint
 
     if options.weights != "last":
-        return options.weights
+        return find_shipped(options.weights)
     name = _run_name(options, options.preset or "compact")
     return last_checkpoint(options.logs, name, options.model)
 
@@ -191,7 +206,7 @@ def crossval(options):
     models = list(MODELS) if options.model == "both" else [options.model]
     for model in models:
         settings = parse_settings(options.settings, options.preset, model)
-    _require_weights(options.weights, (*START_WORDS, "unet"))
+    _require_fresh_weights(options.weights, "unet")
     if options.weights == "unet" and options.model != "mrcnn":
         raise InputError("--weights unet: is what Mask R-CNNs start from; give --model mrcnn")
     dataset = datasets.NucleusDataset().load(options.dataset, options.format)
@@ -278,7 +293,7 @@ def ablate(options):
     from mrcnn_nuclei.preprocessing import clean_labels
 
     settings = parse_settings(options.settings, options.preset, options.model)
-    _require_weights(options.weights, START_WORDS)
+    _require_fresh_weights(options.weights)
     if options.weights:
         settings["INITIAL_WEIGHTS"] = options.weights
     settings = {"SEED": options.seed, **settings}

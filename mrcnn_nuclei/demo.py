@@ -1,9 +1,10 @@
-"""Everything at toy size on drawn tissue: both networks trained, nuclei, scores, pictures."""
+"""Nuclei found by the shipped weights, then all at toy size on drawn tissue: training, scores."""
 
 import time
 
 import numpy as np
 
+from mrcnn.errors import InputError
 from mrcnn.instances import Instances
 from mrcnn.opencv import cv2
 from mrcnn_nuclei import overlay
@@ -12,6 +13,7 @@ from mrcnn_nuclei.datasets import NucleusDataset, synthetic
 from mrcnn_nuclei.detection import detect_images, image_sources
 from mrcnn_nuclei.evaluation import evaluate_folder
 from mrcnn_nuclei.formats import label_tiff
+from mrcnn_nuclei.shipped_weights import find_shipped
 
 NETWORKS = {"mrcnn": "Mask R-CNN", "unet": "the U-Net"}
 
@@ -37,11 +39,13 @@ HELD_OUT_TILES, HELD_OUT_SIZE = 4, 256
 def run_demo(output, seed=0, settings=None):
     """Draw a synthetic set, train both networks on it, detect, score and draw the held-out tiles.
 
+    What the project's own weights find in these tiles is drawn first, before any training.
+
     Parameters
     ----------
     output : Path
-        Gets `data`, `logs`, for each network `results/<network>`, `table-<network>.md` and
-        `table-<network>.json`, and `demo.png`.
+        Gets `first.png` and `results/shipped`; then `data`, `logs`, for each network
+        `results/<network>`, `table-<network>.md` and `table-<network>.json`, and `demo.png`.
     seed : int
     settings : dict, optional
         Further changes to the presets.
@@ -53,28 +57,37 @@ def run_demo(output, seed=0, settings=None):
     """
     start = time.monotonic()
     data, results = output / "data", output / "results"
-    print(f"1/5  drawing {TRAINING_TILES} tiles to train on and {HELD_OUT_TILES} held out: {data}")
+    print(f"1/6  drawing {TRAINING_TILES} tiles to train on and {HELD_OUT_TILES} held out: {data}")
     synthetic.write(data / "train", TRAINING_TILES, TRAINING_SIZE, seed)
     held_out = synthetic.write(data / "val", HELD_OUT_TILES, HELD_OUT_SIZE, seed + 1)
+    writers = ["overlay", "labels", "geojson", "csv"]
     training_set, dataset = (NucleusDataset().load(data, subset=s) for s in ("train", "val"))
+
+    print("2/6  outlining the held-out tiles with the weights that come with the project")
+    try:
+        detect_images(image_sources(held_out), find_shipped(), results / "shipped", writers)
+        overlay.save_png(output / "first.png", _draw(dataset, [results / "shipped"]))
+        print(f"     look at {output / 'first.png'}, {time.monotonic() - start:.0f} seconds after")
+    except InputError as error:
+        print(f"     left out: {error}")
 
     from mrcnn_nuclei.training import train
 
     evaluations = {}
-    for step, (model, title) in enumerate(NETWORKS.items(), start=2):
+    for step, (model, title) in enumerate(NETWORKS.items(), start=3):
         changes = {**SETTINGS[model], "SEED": seed, **(settings or {})}
         epochs = changes["SCHEDULE"][-1][1]
-        print(f"{step}/5  training {title} for {epochs} short epochs; the first step compiles")
+        print(f"{step}/6  training {title} for {epochs} short epochs; the first step compiles")
         config = make_config("compact", changes, name=f"nucleus-demo-{model}", model=model)
         weights = train(config, training_set, dataset, output / "logs")
-        writers = ["overlay", "labels", "geojson", "csv"]
         detect_images(image_sources(held_out), weights, results / model, writers)
         evaluations[model] = evaluate_folder(results / model / "labels", dataset, progress=False)
 
-    print("4/5  drawing what both have found")
-    overlay.save_png(output / "demo.png", _draw(dataset, results))
+    print("5/6  drawing what both have found")
+    folders = [results / model for model in NETWORKS]
+    overlay.save_png(output / "demo.png", _draw(dataset, folders))
 
-    print("5/5  scores of the held-out tiles")
+    print("6/6  scores of the held-out tiles")
     for model, evaluation in evaluations.items():
         for suffix in ("md", "json"):
             evaluation.write(output / f"table-{model}.{suffix}")
@@ -87,8 +100,8 @@ def run_demo(output, seed=0, settings=None):
     return evaluations
 
 
-def _draw(dataset, results, count=2, zoom=2):
-    """The first held-out tiles, and beside each what each network found, invented and missed."""
+def _draw(dataset, folders, count=2, zoom=2):
+    """The first tiles, and beside each what the results in each folder found, invented, missed."""
     rows = []
     for image_id, name in enumerate(dataset.names[:count]):
         image = dataset.load_image(image_id)
@@ -97,9 +110,7 @@ def _draw(dataset, results, count=2, zoom=2):
         truth = _enlarge(dataset.load_labels(image_id)[0], zoom)
         comparisons = [
             overlay.compare_overlay(image, truth, _enlarge(found.to_label_map(), zoom))
-            for found in (
-                label_tiff.read(results / model / "labels" / f"{name}.tif") for model in NETWORKS
-            )
+            for found in (label_tiff.read(folder / "labels" / f"{name}.tif") for folder in folders)
         ]
         margin = ((0, len(comparisons[0]) - len(image)), (0, 0), (0, 0))
         rows.append(np.hstack([np.pad(image, margin, constant_values=255), *comparisons]))

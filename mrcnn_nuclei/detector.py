@@ -15,6 +15,7 @@ from mrcnn_nuclei.config import inference_config, make_config
 from mrcnn_nuclei.contrast import Enhanced, enhance
 from mrcnn_nuclei.networks import NETWORKS, RECIPE, read_recipe
 from mrcnn_nuclei.postprocessing import postprocess
+from mrcnn_nuclei.shipped_weights import find_shipped
 from mrcnn_nuclei.tuning import tune
 
 CLASS_NAMES = ("BG", "nucleus")
@@ -60,7 +61,9 @@ class Detector:
 
     Parameters
     ----------
-    weights : str or Path
+    weights : str or Path, optional
+        A file, or a word for weights that come with the project, see
+        `mrcnn_nuclei.shipped_weights`. Default: "he".
     preset : str, optional
         Needed for files that this package did not write; else what the file says. These are taken
         for Mask R-CNN's.
@@ -71,6 +74,7 @@ class Detector:
     ----------
     config : NucleusConfig
     weights : str
+        The file.
     digest : str
         SHA-256 of the file.
 
@@ -80,7 +84,8 @@ class Detector:
         If the file is not readable, does not say its preset, or has another architecture.
     """
 
-    def __init__(self, weights, preset=None, settings=None):
+    def __init__(self, weights=None, preset=None, settings=None):
+        weights = find_shipped(weights)
         known = read_recipe(weights) or {"model": "mrcnn", "preset": preset, "settings": {}}
         self._recipe = known
         if known["preset"] is None:

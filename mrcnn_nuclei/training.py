@@ -21,6 +21,7 @@ from mrcnn_nuclei.augmentation import Augmentation
 from mrcnn_nuclei.config import json_settings
 from mrcnn_nuclei.contrast import Enhanced
 from mrcnn_nuclei.networks import NETWORKS, read_recipe, recipe
+from mrcnn_nuclei.shipped_weights import find_shipped
 from mrcnn_nuclei.tuning import CHOICES
 
 LOGGER = logging.getLogger("mrcnn_nuclei")
@@ -41,9 +42,9 @@ def train(config, train_dataset, val_dataset, logs, weights=None, epochs=None):
     logs : str or Path
         Where each run gets its folder.
     weights : str or Path, optional
-        "coco", "imagenet", "last" (continue the newest run of `config.NAME`), "none" (random), or
-        a file; a checkpoint of a run of `config.NAME` continues that run. Default:
-        `config.INITIAL_WEIGHTS`.
+        "coco", "imagenet", "he" or "free" (those that come with the project), "last" (continue the
+        newest run of `config.NAME`), "none" (random), or a file; a checkpoint of a run of
+        `config.NAME` continues that run. Default: `config.INITIAL_WEIGHTS`.
     epochs : int, optional
         Stretch or shorten the schedule to so many epochs in all.
 
@@ -188,7 +189,7 @@ def find_weights(weights, config, logs):
         return coco_weights()
     if weights == "imagenet":
         return imagenet_weights(config.BACKBONE)
-    return weights
+    return find_shipped(weights)
 
 
 def load_initial_weights(model, weights):

@@ -12,6 +12,9 @@ from mrcnn_nuclei.overlay import save_png
 WRITTEN = "labels,csv"
 """Of `mrcnn_nuclei.formats.WRITERS`, what tells of nuclei and scores."""
 
+NO_FILE = Path()
+"""What an empty file box holds."""
+
 
 def make_widget():
     """The widget, as napari asks for it.
@@ -30,7 +33,7 @@ def make_widget():
         show_error(" ".join(str(error).split()) or type(error).__name__)
 
     def detect_nuclei(
-        image: napari.layers.Image, weights: Path, settings: str = ""
+        image: napari.layers.Image, weights: Path = NO_FILE, settings: str = ""
     ) -> FunctionWorker[LayerDataTuple]:
         # napari adds what the worker returns. Unless told, it would show errors as tracebacks.
         return create_worker(
@@ -47,7 +50,7 @@ def make_widget():
     widget = magicgui(
         detect_nuclei,
         call_button="Detect nuclei",
-        weights={"filter": "*.h5", "tooltip": "What nucleus train wrote"},
+        weights={"filter": "*.h5", "tooltip": "What nucleus train wrote; none: the project's"},
         settings={
             "tooltip": "Changes to the settings of the weights, separated by blanks, such as "
             "DETECTION_MIN_CONFIDENCE=0.7 or FOREGROUND_THRESHOLD=0.6"
@@ -57,7 +60,7 @@ def make_widget():
     return widget
 
 
-def detect_layer(layer, weights, settings=""):
+def detect_layer(layer, weights=NO_FILE, settings=""):
     """Detect the nuclei of an image layer by `nucleus detect`.
 
     In a process of its own, since TensorFlow crashes in one that has loaded Mesa's OpenGL.
@@ -66,6 +69,7 @@ def detect_layer(layer, weights, settings=""):
     ----------
     layer : napari.layers.Image
     weights : str or Path
+        Default: those that come with the project.
     settings : str
         NAME=VALUE, separated by blanks.
 
@@ -84,7 +88,9 @@ def detect_layer(layer, weights, settings=""):
         image, results = Path(folder, "image.png"), Path(folder, "results")
         save_png(image, pixels)
         command = [sys.executable, "-m", "mrcnn_nuclei.cli", "detect", "--image", image]
-        command += ["--weights", weights, "--output", results, "--write", WRITTEN]
+        command += ["--output", results, "--write", WRITTEN]
+        if Path(weights) != NO_FILE:
+            command += ["--weights", weights]
         command += [part for setting in settings.split() for part in ("--set", setting)]
         run = subprocess.run(command, capture_output=True, text=True, check=False)
         if run.returncode:
