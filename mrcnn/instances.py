@@ -437,25 +437,39 @@ def _crop(mask, box, window):
 
 def _outer_rings(mask):
     """Closed rings [P, 2] of (x, y) around the 4-connected parts of a mask, along pixel edges."""
-    parts, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
-    if parts > 2:  # a part inside a hole of another lies inside its ring
-        filled = [ndimage.binary_fill_holes(labels == part) for part in range(1, parts)]
-        mask = np.any(filled, axis=0)
-        parts, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
-    rings = []
-    for part in range(1, parts):
-        # On a grid of half pixels every pixel is a 3 x 3 block whose rim lies on its edges.
-        grid = np.zeros((2 * mask.shape[0] + 1, 2 * mask.shape[1] + 1), np.uint8)
-        grid[1::2, 1::2] = labels == part
-        grid = cv2.dilate(grid, np.ones((3, 3), np.uint8))
-        (contour,), _ = cv2.findContours(grid, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        contour = contour[:, 0]
-        # Each step has one pixel corner, the point with even coordinates, at an end or beside it:
-        # OpenCV cuts across inner corners.
-        corners = np.where(contour % 2 == 0, contour, np.roll(contour, -1, axis=0)) // 2
-        corners = corners[(corners != np.roll(corners, 1, axis=0)).any(axis=1)]
-        step = corners - np.roll(corners, 1, axis=0)
-        turn = (step != np.roll(step, -1, axis=0)).any(axis=1)
-        ring = corners[turn].astype(float)
-        rings.append(np.concatenate([ring, ring[:1]]))
-    return rings
+    parts = list(_parts(mask))
+    if len(parts) > 1:  # a part inside a hole of another lies inside its ring
+        filled = np.zeros_like(mask, bool)
+        for y, x, part in parts:
+            height, width = part.shape
+            filled[y : y + height, x : x + width] |= ndimage.binary_fill_holes(part)
+        parts = _parts(filled)
+    return [_outer_ring(part) + (x, y) for y, x, part in parts]
+
+
+def _parts(mask):
+    """Yield the 4-connected parts of a mask: top, left, and a mask of the part's own size."""
+    count, labels, boxes, _ = cv2.connectedComponentsWithStats(
+        mask.astype(np.uint8), connectivity=4
+    )
+    for part in range(1, count):
+        x, y, width, height = boxes[part, :4]
+        yield y, x, labels[y : y + height, x : x + width] == part
+
+
+def _outer_ring(part):
+    """The closed ring [P, 2] of (x, y) around a mask of one part."""
+    # On a grid of half pixels every pixel is a 3 x 3 block whose rim lies on its edges.
+    grid = np.zeros((2 * part.shape[0] + 1, 2 * part.shape[1] + 1), np.uint8)
+    grid[1::2, 1::2] = part
+    grid = cv2.dilate(grid, np.ones((3, 3), np.uint8))
+    (contour,), _ = cv2.findContours(grid, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    contour = contour[:, 0]
+    # Each step has one pixel corner, the point with even coordinates, at an end or beside it:
+    # OpenCV cuts across inner corners.
+    corners = np.where(contour % 2 == 0, contour, np.roll(contour, -1, axis=0)) // 2
+    corners = corners[(corners != np.roll(corners, 1, axis=0)).any(axis=1)]
+    step = corners - np.roll(corners, 1, axis=0)
+    turn = (step != np.roll(step, -1, axis=0)).any(axis=1)
+    ring = corners[turn].astype(float)
+    return np.concatenate([ring, ring[:1]])

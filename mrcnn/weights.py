@@ -194,7 +194,8 @@ def average_weights(paths, output, attributes=None, dtype="float32"):
     attributes : dict, optional
         See `save_weights`.
     dtype : str
-        That the mean is kept in. "float16" halves the file; `load_weights` reads either.
+        That the mean is kept in. "float16" halves the file; `load_weights` reads either. An array
+        with a value too large for it, such as a variance, stays in float32.
 
     Raises
     ------
@@ -213,10 +214,15 @@ def average_weights(paths, output, attributes=None, dtype="float32"):
             for name, array in weights.items():
                 total[layer][name] += array
     means = {
-        layer: {name: (array / len(paths)).astype(dtype) for name, array in weights.items()}
+        layer: {name: _rounded(array / len(paths), dtype) for name, array in weights.items()}
         for layer, weights in total.items()
     }
     save_arrays(output, means, attributes)
+
+
+def _rounded(array, dtype):
+    fits = np.abs(array).max(initial=0) <= np.finfo(dtype).max
+    return array.astype(dtype if fits else np.float32)
 
 
 def _shapes(groups):
