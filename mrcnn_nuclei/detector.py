@@ -10,9 +10,10 @@ import numpy as np
 from mrcnn import backend
 from mrcnn.errors import InputError
 from mrcnn.files import file_digest
+from mrcnn.instances import Instances
 from mrcnn.weights import write_attribute
 from mrcnn_nuclei.config import inference_config, make_config
-from mrcnn_nuclei.contrast import Enhanced, enhance
+from mrcnn_nuclei.contrast import Enhanced, enhance, is_blank
 from mrcnn_nuclei.networks import NETWORKS, RECIPE, read_recipe
 from mrcnn_nuclei.postprocessing import postprocess
 from mrcnn_nuclei.shipped_weights import find_shipped
@@ -77,6 +78,8 @@ class Detector:
         The file.
     digest : str
         SHA-256 of the file.
+    capped : int
+        In how many tiles of the last image DETECTION_MAX_INSTANCES was reached.
 
     Raises
     ------
@@ -106,13 +109,9 @@ class Detector:
         self.config = inference_config(config, settings)
         self.weights = str(weights)
         self.digest = file_digest(weights)
+        self.capped = 0
         self._model = NETWORKS[config.MODEL]("inference", self.config, ".")
         self._model.load_weights(weights)
-
-    @property
-    def capped(self):
-        """In how many tiles of the last image DETECTION_MAX_INSTANCES was reached."""
-        return self._model.capped
 
     @property
     def recipe(self):
@@ -137,14 +136,19 @@ class Detector:
         Returns
         -------
         Instances
-            Each has a pixel at least.
+            Each has a pixel at least. None where the image is blank, see
+            `mrcnn_nuclei.contrast.is_blank`.
 
         Raises
         ------
         InputError
             If a tile does not fit into memory.
         """
-        image = enhance(np.ascontiguousarray(image), self.config.CLAHE)
+        self.capped = 0
+        image = np.ascontiguousarray(image)
+        if is_blank(image):
+            return Instances.empty(image.shape[:2])
+        image = enhance(image, self.config.CLAHE)
         config = self.config
         single = max(image.shape[:2]) <= config.DETECTION_TILE and not config.TEST_TIME_AUGMENTATION
         running = backend.without_compiling if alone and single else contextlib.nullcontext
@@ -158,6 +162,7 @@ class Detector:
                 f"out of memory with DETECTION_TILE = {self.config.DETECTION_TILE}: lower it, or "
                 "else POST_NMS_ROIS_INFERENCE of Mask R-CNN, with --set"
             ) from error
+        self.capped = self._model.capped
         found = self._model.segment(prediction)
         return postprocess(found[found.areas > 0], self.config)
 
