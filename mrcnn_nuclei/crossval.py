@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mrcnn.errors import InputError
-from mrcnn.files import atomic_path
+from mrcnn.files import atomic_path, file_digest
 from mrcnn_nuclei.config import MODELS, json_settings, make_config
 from mrcnn_nuclei.datasets import NucleusDataset
 from mrcnn_nuclei.datasets.folds import read_folds, write_folds
@@ -25,6 +25,7 @@ from mrcnn_nuclei.ensemble import fuse_folders
 from mrcnn_nuclei.mask_nms import IOU_THRESHOLD
 from mrcnn_nuclei.preprocessing import clean_labels
 from mrcnn_nuclei.runs import WRITTEN, Run, read_step
+from mrcnn_nuclei.shipped_weights import find_shipped
 
 LOGGER = logging.getLogger("mrcnn_nuclei")
 
@@ -273,11 +274,14 @@ def load_held_out(output, root=None):
 
 
 def _settings(part, config, weights, epochs):
+    weights = weights or config.INITIAL_WEIGHTS
+    file = Path(find_shipped(weights))
     return {
         "part": part.name,
         "model": config.MODEL,
         "preset": config.PRESET,
-        "weights": weights or config.INITIAL_WEIGHTS,
+        "weights": weights,
+        "weights_sha256": file_digest(file) if file.is_file() else None,
         "epochs": epochs,
         "trained_on": part.training,
         "validated_on": part.validation,

@@ -269,6 +269,23 @@ def test_other_settings_and_folds_are_refused(networks, dataset, tmp_path):
         run(tmp_path / "new", dataset, folds=[*FOLDS, ["z"]])
 
 
+def test_the_weights_to_start_from_are_noted(networks, dataset, tmp_path, monkeypatch):
+    monkeypatch.setenv("NUCLEI_WEIGHTS", str(tmp_path))
+    free, output = tmp_path / "nuclei_free.h5", tmp_path / "runs"
+    free.write_text("abc")
+    used = networks()
+    run(output, dataset, weights="free")
+    assert {weights for *_, weights in used.trained} == {"free"}
+    config = json.loads((output / "fold2-mrcnn" / "config.json").read_text())
+    # FIPS 180-2 gives this digest of "abc".
+    assert config["weights_sha256"] == (
+        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )
+    free.write_text("abd")
+    with pytest.raises(InputError, match="made with another weights_sha256"):
+        run(output, dataset, weights="free")
+
+
 # Ensembles and the test folder
 
 
