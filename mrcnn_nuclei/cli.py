@@ -348,8 +348,8 @@ def build_parser():
     command = subparsers.add_parser(
         "demo",
         help="all of it at toy size, on drawn tissue",
-        description="Draw a small synthetic set, train on it for some minutes, detect, score and "
-        "draw the result.",
+        description="Draw a small synthetic set, outline its nuclei with the project's weights, "
+        "then train on it for some minutes, detect, score and draw the result.",
     )
     command.set_defaults(run=commands.demo)
     command.add_argument(

@@ -9,7 +9,7 @@ from mrcnn.errors import InputError
 from mrcnn_nuclei import datasets
 from mrcnn_nuclei.config import MODELS, make_config, parse_settings
 from mrcnn_nuclei.formats import parse_writers
-from mrcnn_nuclei.shipped_weights import FILES, find_shipped
+from mrcnn_nuclei.shipped_weights import DEFAULT, FILES, LICENCES, find_shipped
 from mrcnn_nuclei.startup import import_keras
 
 LOGGER = logging.getLogger("mrcnn_nuclei")
@@ -106,7 +106,7 @@ def detect(options):
     sources = image_sources(options.image) if options.image else dataset_sources(dataset)
     weights = _trained_weights(options)
     if options.weights in (None, *FILES):
-        LOGGER.info("weights: %s; their licence: %s", weights, weights.parent / "README.md")
+        LOGGER.info("weights: %s (%s)", weights, LICENCES[options.weights or DEFAULT])
     nuclei, images = detect_images(
         sources,
         weights,
@@ -135,6 +135,11 @@ def tune(options):
     # The weights' network is not known yet; the U-Net has all settings of the detector, and more.
     settings = parse_settings(options.settings, options.preset or "compact", "unet")
     dataset = _load_dataset(options.dataset, options, options.subset or "val")
+    if options.weights in FILES:
+        raise InputError(
+            f"--weights {options.weights}: thresholds are saved in the file, and this one is the "
+            f"project's; give a copy of {FILES[options.weights]}"
+        )
     _require_weights(options.weights, ("last",))
 
     import_keras()
@@ -159,12 +164,13 @@ def _require_weights(weights, words):
         _require_file(weights, "weights")
 
 
-def _require_fresh_weights(weights, *words):
+def _require_fresh_weights(options, settings, *words):
     """Refuse, for networks that are to be compared on held-out images, what may have seen them."""
-    if weights == "he":
+    weights = options.weights or settings.get("INITIAL_WEIGHTS")
+    if weights == "he" or (weights and Path(weights).name == FILES["he"]):
         raise InputError(
-            "--weights he: learned from all images of MoNuSeg, so that none would be held out; "
-            "give free"
+            f"--weights {weights}: learned from all images of MoNuSeg, so that none would be held "
+            "out; give free"
         )
     _require_weights(weights, (*START_WORDS, "free", *words))
 
@@ -206,7 +212,7 @@ def crossval(options):
     models = list(MODELS) if options.model == "both" else [options.model]
     for model in models:
         settings = parse_settings(options.settings, options.preset, model)
-    _require_fresh_weights(options.weights, "unet")
+    _require_fresh_weights(options, settings, "unet")
     if options.weights == "unet" and options.model != "mrcnn":
         raise InputError("--weights unet: is what Mask R-CNNs start from; give --model mrcnn")
     dataset = datasets.NucleusDataset().load(options.dataset, options.format)
@@ -293,7 +299,7 @@ def ablate(options):
     from mrcnn_nuclei.preprocessing import clean_labels
 
     settings = parse_settings(options.settings, options.preset, options.model)
-    _require_fresh_weights(options.weights)
+    _require_fresh_weights(options, settings)
     if options.weights:
         settings["INITIAL_WEIGHTS"] = options.weights
     settings = {"SEED": options.seed, **settings}

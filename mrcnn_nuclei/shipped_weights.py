@@ -8,6 +8,9 @@ from mrcnn.errors import InputError
 FILES = {"he": "nuclei_he.h5", "free": "nuclei_free.h5"}
 """By the word that stands for them: for H&E at 40x, and without what MoNuSeg's licence asks."""
 
+LICENCES = {"he": "CC BY-NC-SA 4.0, no commercial use", "free": "MIT"}
+"""Of each file."""
+
 DEFAULT = "he"
 
 FOLDER = Path(__file__).resolve().parent.parent / "weights"

@@ -116,7 +116,7 @@ def test_a_layer_is_detected_by_the_command(monkeypatch):
 
     def run(command, **kwargs):
         commands.append([str(part) for part in command[3:]])
-        options = dict(zip(commands[0][1::2], commands[0][2::2]))
+        options = dict(zip(commands[-1][1::2], commands[-1][2::2]))
         assert Image.open(options["--image"]).size == SHAPE[::-1]
         for name in options["--write"].split(","):
             writer = WRITERS[name]
@@ -133,6 +133,8 @@ def test_a_layer_is_detected_by_the_command(monkeypatch):
     np.testing.assert_array_equal(labels, nuclei().to_label_map())
     assert commands[0][-4:] == ["--set", "A=1", "--set", "B=2"]
     cli.build_parser().parse_args(commands[0])
+    widget.detect_layer(layer)
+    assert "--weights" in commands[0] and "--weights" not in commands[1]
 
 
 def test_what_the_command_complains_of_is_one_line():

@@ -15,6 +15,7 @@ from mrcnn.errors import InputError
 from mrcnn.files import file_digest
 from mrcnn_nuclei.cli import main
 from mrcnn_nuclei.datasets import blank, synthetic
+from mrcnn_nuclei.detector import Detector
 from mrcnn_nuclei.image_files import read_label_map
 from mrcnn_nuclei.shipped_weights import FILES, FOLDER, find_shipped
 
@@ -81,7 +82,9 @@ def test_detect_without_weights(folder, picture, tmp_path, capsys):
     with tiny_preset():
         shutil.move(write_tiny_weights(tmp_path / "tiny.h5"), folder / "nuclei_he.h5")
         assert main(["detect", "--image", str(picture), *output]) == 0
-    assert f"weights: {folder / 'nuclei_he.h5'}; their licence: " in capsys.readouterr().err
+        assert Detector().weights == Detector("he").weights == str(folder / "nuclei_he.h5")
+    told = f"weights: {folder / 'nuclei_he.h5'} (CC BY-NC-SA 4.0, no commercial use)"
+    assert capsys.readouterr().err.count(told) == 1
     assert list((tmp_path / "out" / "labels").iterdir())
 
 
@@ -100,19 +103,25 @@ def test_training_starts_from_them(folder, word, monkeypatch, tmp_path):
     assert started == [folder / FILES[word]]
 
 
-def test_no_image_is_held_out_from_all(folder, tmp_path, capsys):
+@pytest.mark.parametrize("command", ["crossval", "ablate"])
+def test_no_image_is_held_out_from_all(folder, command, tmp_path, capsys):
     (folder / "nuclei_he.h5").touch()
-    for command in ("crossval", "ablate"):
-        arguments = [command, "--dataset", str(tmp_path), "--output", str(tmp_path / "out")]
-        assert main([*arguments, "--weights", "he"]) == 2
-        assert "learned from all images of MoNuSeg" in capsys.readouterr().err
+    arguments = [command, "--dataset", str(tmp_path), "--output", str(tmp_path / "out")]
+    for start in (
+        ["--weights", "he"],
+        ["--weights", str(folder / "nuclei_he.h5")],
+        ["--set", "INITIAL_WEIGHTS=he"],
+    ):
+        assert main([*arguments, *start]) == 2
+        error = capsys.readouterr().err
+        assert "learned from all images of MoNuSeg" in error and error.count("\n") == 1
 
 
 def test_thresholds_are_not_written_into_them(folder, tmp_path, capsys):
     (folder / "nuclei_he.h5").touch()
     synthetic.write(tmp_path / "data", count=2, size=32)
     assert main(["tune", "--dataset", str(tmp_path / "data"), "--weights", "he"]) == 2
-    assert "he: no such weights file" in capsys.readouterr().err
+    assert "--weights he: thresholds are saved in the file" in capsys.readouterr().err
 
 
 # The files themselves
