@@ -132,7 +132,7 @@ def test_version(capsys):
         (["train", "--dataset", "d", "--seed", "-1"], "--seed"),
         (["train", "--dataset", "d", "--preset", "huge"], "'huge'"),
         (["train", "--dataset", "d", "--format", "zip"], "'zip'"),
-        (["detect", "--image", "a.png"], "--weights"),
+        (["tune", "--dataset", "d"], "--weights"),
         (["detect", "--weights", "w.h5"], "either --dataset DIR or --image FILE"),
         (["detect", "--weights", "w", "--dataset", "d", "--image", "i"], "either --dataset DIR"),
         (["detect", "--weights", "w", "--image", "i", "--write", "overlai"], "mean overlay?"),
