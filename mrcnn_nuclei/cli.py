@@ -57,7 +57,8 @@ def build_parser():
     _add_model(command, "network to train: mrcnn (default), or unet for small and irregular nuclei")
     _add_training(
         command,
-        ", he (that do), or last: continue the newest run of the same model, preset and fold",
+        ", he (the project's that do), or last: continue the newest run of the same model, preset "
+        "and fold",
     )
     command.add_argument(
         "--logs", default="logs", metavar="DIR", help="where runs are kept (default: logs)"
@@ -76,7 +77,10 @@ def build_parser():
     command.add_argument(
         "--image", nargs="+", metavar="FILE", help="images or slides, in place of --dataset"
     )
-    _add_trained(command, ", he or free: those of the project (default: he, for H&E at 40x)")
+    _add_trained(
+        command,
+        "; he or free: those of the project (default: he, for H&E at 40x, not for commercial use)",
+    )
     command.add_argument(
         "--output", default="results", metavar="DIR", help="folder to write to (default: results)"
     )
