@@ -37,6 +37,9 @@ class NucleusConfig(Config):
         Parameters of `mrcnn_nuclei.augmentation.Augmentation`.
     AUGMENTATION_GROWTH : int
         Over how many epochs the augmentation grows from none to its full strength; 0: full at once.
+    INVERT_DARK : bool
+        Invert images on a dark ground, such as fluorescence, on their way in: a network that knows
+        stained tissue then sees dark nuclei there too.
     CLAHE : float
         Clip limit of the contrast enhancement that images go through on their way in, see
         `mrcnn_nuclei.contrast.enhance`; 0: none.
@@ -79,6 +82,7 @@ class NucleusConfig(Config):
     MPP = 0.25
     AUGMENTATION = {"rotate": True, "flip": True, "blur": 1.0}
     AUGMENTATION_GROWTH = 0
+    INVERT_DARK = False
     CLAHE = 0.0
 
     RPN_ANCHOR_SCALES = (8, 16, 32, 64, 128)

@@ -13,7 +13,7 @@ from mrcnn.files import file_digest
 from mrcnn.instances import Instances
 from mrcnn.weights import write_attribute
 from mrcnn_nuclei.config import inference_config, make_config
-from mrcnn_nuclei.contrast import Enhanced, enhance, is_blank
+from mrcnn_nuclei.contrast import Prepared, is_blank, prepare
 from mrcnn_nuclei.networks import NETWORKS, RECIPE, read_recipe
 from mrcnn_nuclei.postprocessing import postprocess
 from mrcnn_nuclei.shipped_weights import find_shipped
@@ -148,7 +148,7 @@ class Detector:
         image = np.ascontiguousarray(image)
         if is_blank(image):
             return Instances.empty(image.shape[:2])
-        image = enhance(image, self.config.CLAHE)
+        image = prepare(image, self.config)
         config = self.config
         single = max(image.shape[:2]) <= config.DETECTION_TILE and not config.TEST_TIME_AUGMENTATION
         running = backend.without_compiling if alone and single else contextlib.nullcontext
@@ -179,7 +179,7 @@ class Detector:
         settings, before, after
             See there.
         """
-        found, before, after = tune(self._model, Enhanced(dataset, self.config.CLAHE), image_ids)
+        found, before, after = tune(self._model, Prepared(dataset, self.config), image_ids)
         self._changes |= found  # they suit what is predicted with the other changes only
         return found, before, after
 

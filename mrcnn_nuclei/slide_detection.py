@@ -19,7 +19,7 @@ from mrcnn.errors import InputError
 from mrcnn.files import atomic_path
 from mrcnn_nuclei import blocks, instance_files
 from mrcnn_nuclei.blocks import block_grid, touches
-from mrcnn_nuclei.contrast import enhance
+from mrcnn_nuclei.contrast import prepare
 from mrcnn_nuclei.tiling import merge_rows
 from mrcnn_nuclei.tissue import find_tissue, tissue_statistics
 
@@ -98,9 +98,7 @@ def detect_slide(
     ]
     statistics = None
     if config.IMAGE_NORMALIZATION == "zscore":
-        statistics = tissue_statistics(
-            slide, tissue, scale, partial(enhance, clip_limit=config.CLAHE)
-        )
+        statistics = tissue_statistics(slide, tissue, scale, partial(prepare, config=config))
     _claim(folder, {"made_by": made_by, "scale": scale})
     done = [block for block in wanted if _path(folder, block).exists()]
     LOGGER.info(

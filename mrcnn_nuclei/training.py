@@ -19,7 +19,7 @@ from mrcnn.pretrained import coco_weights, imagenet_weights
 from mrcnn.weights import load_weights
 from mrcnn_nuclei.augmentation import Augmentation
 from mrcnn_nuclei.config import json_settings
-from mrcnn_nuclei.contrast import Enhanced
+from mrcnn_nuclei.contrast import Prepared
 from mrcnn_nuclei.networks import NETWORKS, read_recipe, recipe
 from mrcnn_nuclei.shipped_weights import find_shipped
 from mrcnn_nuclei.tuning import CHOICES
@@ -64,7 +64,7 @@ def train(config, train_dataset, val_dataset, logs, weights=None, epochs=None):
     schedule = scale_schedule(config.SCHEDULE, epochs)
     augmentation, plain = _augmentations(config)
     train_dataset, val_dataset = (
-        Enhanced(dataset, config.CLAHE) for dataset in (train_dataset, val_dataset)
+        Prepared(dataset, config) for dataset in (train_dataset, val_dataset)
     )
     attributes = recipe(config)
     config.STEPS_PER_EPOCH = config.STEPS_PER_EPOCH or _batches(train_dataset, config)

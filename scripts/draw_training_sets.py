@@ -12,7 +12,6 @@ from mrcnn_nuclei.datasets import blank, synthetic
 def main(folder):
     synthetic.write(folder / "synthetic", count=36, seed=1)
     blank.write(folder / "blank", count=18, seed=1)
-    blank.write(folder / "few_blank", count=6, size=512, seed=2)
 
 
 if __name__ == "__main__":

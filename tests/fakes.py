@@ -49,6 +49,7 @@ class FakeDetector:
         self.config = SimpleNamespace(
             MPP=0.25,
             CLAHE=0.0,
+            INVERT_DARK=False,
             DETECTION_TILE=recipe.tile,
             DETECTION_OVERLAP=recipe.overlap,
             DETECTION_MAX_INSTANCES=1000,

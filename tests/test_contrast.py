@@ -1,10 +1,11 @@
-"""Images that are blank, and what is done with them."""
+"""Images that are blank or dark, and what is done with them."""
 
 import numpy as np
 import pytest
 from tiny import tiny_preset, write_tiny_weights
 
-from mrcnn_nuclei.contrast import is_blank
+from mrcnn_nuclei.config import make_config
+from mrcnn_nuclei.contrast import Prepared, enhance, is_blank, is_dark, prepare
 from mrcnn_nuclei.datasets import NucleusDataset, blank, synthetic
 from mrcnn_nuclei.detector import Detector
 
@@ -37,11 +38,31 @@ def test_drawn_glass_and_dark_fields(size):
             assert is_blank(image), name
 
 
-def test_tissue_and_fluorescence_are_never_blank(shared):
-    for folder in ("dsb2018_fluo_sample", "dsb2018_histology", "monuseg"):
-        dataset = NucleusDataset().load(shared / "data" / folder)
-        for image_id in dataset.image_ids:
-            assert not is_blank(dataset.load_image(image_id)), dataset.names[image_id]
+@pytest.mark.parametrize("folder", ["dsb2018_fluo_sample", "dsb2018_histology", "monuseg"])
+def test_fluorescence_is_dark_and_tissue_is_not_and_neither_is_blank(folder, shared):
+    dataset = NucleusDataset().load(shared / "data" / folder)
+    for image_id in dataset.image_ids:
+        image = dataset.load_image(image_id)
+        assert not is_blank(image), dataset.names[image_id]
+        assert is_dark(image) == ("fluo" in folder), dataset.names[image_id]
+
+
+def test_dark_images_are_inverted_where_it_is_wanted():
+    dark, bright = spot(90, 5, radius=8), spot(90, 240, radius=8)
+    config = make_config("compact", {"INVERT_DARK": True})
+    np.testing.assert_array_equal(prepare(dark, config), spot(165, 250, radius=8))
+    assert prepare(bright, config) is bright
+    assert prepare(dark, make_config("compact")) is dark
+    config = make_config("compact", {"INVERT_DARK": True, "CLAHE": 2.0})
+    np.testing.assert_array_equal(prepare(dark, config), enhance(255 - dark, 2.0))
+
+
+def test_networks_train_on_what_they_detect_in(tmp_path):
+    synthetic.write_tiles(tmp_path, [("a", spot(90, 5, 8), np.eye(200, dtype=int))])
+    config = make_config("compact", {"INVERT_DARK": True})
+    dataset = Prepared(NucleusDataset().load(tmp_path), config)
+    np.testing.assert_array_equal(dataset.load_image(0), 255 - spot(90, 5, 8))
+    assert dataset.names == ["a"]
 
 
 def test_nothing_is_detected_in_a_blank_image(tmp_path):
