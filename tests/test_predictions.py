@@ -351,9 +351,12 @@ def test_hovernet_at_the_edge(tmp_path):
     assert found.areas.tolist() == [20, 1]
 
 
+def geometry(kind, coordinates):
+    return {"type": "Feature", "geometry": {"type": kind, "coordinates": coordinates}}
+
+
 def feature(ring, **properties):
-    geometry = {"type": "Polygon", "coordinates": [[*ring, ring[0]]]}
-    return {"type": "Feature", "geometry": geometry, "properties": properties}
+    return {**geometry("Polygon", [[*ring, ring[0]]]), "properties": properties}
 
 
 SQUARE = [[2, 2], [8, 2], [8, 8], [2, 8]]
@@ -486,6 +489,16 @@ def test_truncated_files(suffix, keep, tmp_path):
         ("a.geojson", json.dumps(feature([0, 1, 2])).encode(), "no GeoJSON"),
         ("a.geojson", json.dumps(feature([[0], [1], [2]])).encode(), "no GeoJSON"),
         ("a.geojson", json.dumps(feature(["x", "y", "z"])).encode(), "no GeoJSON"),
+        ("a.geojson", json.dumps(feature([["1", "1"]] * 3)).encode(), "no list of numbers"),
+        ("a.geojson", json.dumps(geometry("Polygon", [])).encode(), None),
+        ("a.geojson", json.dumps(geometry("Polygon", [[]])).encode(), "no list of numbers"),
+        ("a.geojson", json.dumps(geometry("Polygon", SQUARE)).encode(), "no list of numbers"),
+        ("a.geojson", json.dumps(geometry("Polygon", [[SQUARE]])).encode(), "no list of numbers"),
+        ("a.geojson", json.dumps(geometry("Polygon", "xyz")).encode(), "no list of numbers"),
+        ("a.geojson", json.dumps(geometry("MultiPolygon", [SQUARE])).encode(), "no list of"),
+        ("a.geojson", json.dumps(geometry("Polygon", None)).encode(), "no GeoJSON"),
+        ("a.geojson", b'{"type": "Feature"}', "no GeoJSON"),
+        ("a.geojson", b'{"geometry": {"type": "Polygon"}}', "no GeoJSON"),
         ("a.geojson.gz", b"{}", "truncated or corrupt"),
         ("a.zip", b"PK\x05\x06" + bytes(18), None),
         ("a.xml", b'<!DOCTYPE a [<!ENTITY b "c">]><Annotations/>', "document type"),
@@ -499,8 +512,8 @@ def test_truncated_files(suffix, keep, tmp_path):
 def test_broken_files(name, data, words, tmp_path):
     spoilt(tmp_path / name, data)
     predictions = open_predictions(tmp_path)
-    if words is None:  # a zip of nothing is an image without nuclei
-        assert len(predictions.read("a", SHAPE)) == 0
+    if words is None:  # a zip of nothing and a polygon of no rings are images without nuclei
+        assert predictions.read("a", SHAPE).areas.sum() == 0
     else:
         message = refuses(words, predictions.read, "a", SHAPE)
         assert message.startswith(f"{tmp_path / name}: ")

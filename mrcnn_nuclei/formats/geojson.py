@@ -11,6 +11,8 @@ import uuid
 import zlib
 from pathlib import Path
 
+import numpy as np
+
 from mrcnn.errors import InputError
 from mrcnn.files import atomic_path
 from mrcnn_nuclei.formats import bands
@@ -172,10 +174,18 @@ def _rings(feature):
     geometry = feature.get("nucleusGeometry") or feature["geometry"]
     kind, coordinates = geometry["type"], geometry.get("coordinates")
     if kind == "Polygon":
-        return coordinates
+        return [_ring(ring) for ring in coordinates]
     if kind == "MultiPolygon":
-        return [ring for polygon in coordinates for ring in polygon]
+        return [_ring(ring) for polygon in coordinates for ring in polygon]
     raise InputError(f"has an object of type {kind}; export nuclei as polygons")
+
+
+def _ring(points):
+    """The points [P, 2] of a ring, which may have further coordinates than x and y."""
+    ring = np.array(points)
+    if ring.ndim != 2 or ring.shape[1] < 2 or ring.dtype.kind not in "iuf":
+        raise ValueError("a ring is no list of numbers [x, y]")
+    return ring[:, :2]
 
 
 def _score(properties):
