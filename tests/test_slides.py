@@ -1,5 +1,9 @@
 """Slides are read as they were written, window by window, or refused in one line."""
 
+import json
+import pickle
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tifffile
@@ -229,6 +233,27 @@ def test_folders_that_are_no_image(tmp_path):
     group = zarr.open_group(tmp_path / "b.zarr", mode="w")
     group.attrs["ome"] = {"multiscales": [{"datasets": [{"path": "0"}], "axes": []}]}
     assert "is truncated or corrupt" in refused(tmp_path / "b.zarr")
+
+
+@pytest.mark.parametrize("dtype", ["|O", "|u1"])
+@pytest.mark.parametrize("field", ["compressor", "filters"])
+def test_zarr_folders_run_no_code(field, dtype, image, tmp_path):
+    """Chunks that are unpickled would create a file."""
+    created = tmp_path / "created"
+
+    class Evil:
+        def __reduce__(self):
+            return Path.touch, (created,)
+
+    path = write_zarr(tmp_path / "a.zarr", image, version="0.4")
+    (tmp_path / "a.zarr/0/0.0.0").write_bytes(pickle.dumps(Evil()))
+    metadata = tmp_path / "a.zarr/0/.zarray"
+    codec = {"id": "pickle", "protocol": 5}
+    known = {**json.loads(metadata.read_text()), "filters": None, "compressor": None}
+    known.update({"dtype": dtype, field: [codec] if field == "filters" else codec})
+    metadata.write_text(json.dumps(known))
+    refused(path)
+    assert not created.exists()
 
 
 def test_a_missing_file(tmp_path):
