@@ -343,6 +343,18 @@ def test_hovernet(tmp_path):
     assert len(open_predictions(tmp_path / "json/a.json").read("a", SHAPE)) == count
 
 
+def test_hovernet_arrays_that_do_not_fit(tmp_path):
+    labels = np.zeros(SHAPE, int)
+    labels[2:5, 2:5], labels[9:12, 9:12] = 1, 2
+    for words, content in [
+        ("a.mat: has 2 inst_uid and 1 inst_type", {"inst_uid": [1, 2], "inst_type": [3]}),
+        ("a.mat: its inst_type is a MATLAB cell", {"inst_type": np.array([[1, 2]], object)}),
+        ("a.mat: its inst_map is a MATLAB struct", {"inst_map": {"labels": labels}}),
+    ]:
+        scipy.io.savemat(tmp_path / "a.mat", {"inst_map": labels, **content})
+        refuses(words, hovernet.read, tmp_path / "a.mat")
+
+
 def test_hovernet_at_the_edge(tmp_path):
     nuclei = {"1": {"contour": [[-2, 3], [4, 3], [4, 6], [-2, 6]]}, "2": {"contour": [[59, 39]]}}
     (tmp_path / "a.json").write_text(json.dumps({"nuc": nuclei}))

@@ -20,6 +20,10 @@ from mrcnn_nuclei.image_files import MAX_PIXELS
 
 READ = ("inst_map", "inst_uid", "inst_type")
 
+#: MATLAB's classes of plain numbers.
+_NUMBERS = {"double", "single", "logical"}
+_NUMBERS |= {f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)}
+
 
 def recognises(path):
     """Tell whether the beginning of a JSON file looks like HoVer-Net's."""
@@ -64,12 +68,15 @@ def read(path, shape=None):
 
 
 def _read_mat(path):
-    sizes = {name: size for name, size, _ in whosmat(path)}
-    if "inst_map" not in sizes:
-        raise InputError(f"has no inst_map, but {', '.join(sizes) or 'nothing'}; export it again")
-    sizes = {name: size for name, size in sizes.items() if name in READ}
-    if max(map(math.prod, sizes.values())) > MAX_PIXELS:
-        raise InputError(f"holds more than {MAX_PIXELS:,} pixels; cut it into smaller images")
+    arrays = whosmat(path)
+    names = [name for name, _, _ in arrays]
+    if "inst_map" not in names:
+        raise InputError(f"has no inst_map, but {', '.join(names) or 'nothing'}; export it again")
+    for name, size, kind in arrays:
+        if name in READ and kind not in _NUMBERS:  # a cell may hold arrays of any size
+            raise InputError(f"its {name} is a MATLAB {kind}; export numbers")
+        if name in READ and math.prod(size) > MAX_PIXELS:
+            raise InputError(f"holds more than {MAX_PIXELS:,} pixels; cut it into smaller images")
     content = loadmat(path, variable_names=READ)
     labels = content["inst_map"]
     if labels.dtype.kind == "f" and np.array_equal(labels, np.round(labels)):
@@ -77,7 +84,10 @@ def _read_mat(path):
     found = Instances.from_label_map(labels)
     if not {"inst_uid", "inst_type"} <= set(content):
         return found
-    types = dict(zip(content["inst_uid"].ravel().tolist(), content["inst_type"].ravel().tolist()))
+    uids, types = (content[name].ravel().tolist() for name in ("inst_uid", "inst_type"))
+    if len(uids) != len(types):
+        raise InputError(f"has {len(uids)} inst_uid and {len(types)} inst_type; export it again")
+    types = dict(zip(uids, types))
     class_ids = [_class_id(types.get(label)) for label in np.unique(labels[labels > 0]).tolist()]
     return Instances(found.shape, found.boxes, found.scores, class_ids, found.masks)
 
