@@ -579,6 +579,21 @@ def test_bombs_are_not_unpacked(tmp_path, monkeypatch):
     refuses("more than the limit of 1,000", ome_zarr.read, tmp_path / "a.zarr")
 
 
+@pytest.mark.parametrize(
+    "rings",
+    [
+        [[SQUARE]] * 30,  # 36 pixels each, on the same place
+        [[[[x, x], [x + 2, x], [x, x + 2]]] for x in (0, 36)],  # 38 x 38 pixels between them
+    ],
+)
+def test_nuclei_of_many_or_distant_parts_are_bounded(rings, tmp_path, monkeypatch):
+    path = spoilt(tmp_path / "a.geojson", json.dumps(geometry("MultiPolygon", rings)).encode())
+    monkeypatch.setattr(outlines, "MAX_PIXELS", 1500)
+    assert len(geojson.read(path, SHAPE)) == 1
+    monkeypatch.setattr(outlines, "MAX_PIXELS", 1000)
+    refuses("a.geojson: its nuclei have more than 1,000 pixels together", geojson.read, path, SHAPE)
+
+
 def test_broken_ome_zarr(tmp_path):
     (tmp_path / "a.zarr").mkdir()
     refuses("no readable OME-Zarr", ome_zarr.read, tmp_path / "a.zarr")

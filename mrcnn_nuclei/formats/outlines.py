@@ -34,14 +34,17 @@ def fill(outlines, shape, centre, scores=None, class_ids=None):
     ------
     InputError
         If a nucleus lies wholly outside the image, a coordinate or score is no number, or the masks
-        would have more than MAX_PIXELS pixels together: a small file can name many large ones.
+        or the boxes of all rings have more than MAX_PIXELS pixels together: a small file can name
+        many large ones.
     """
     height, width = shape
-    boxes, masks, total = [], [], 0
+    boxes, masks, in_masks, in_rings = [], [], 0, 0
     for k, rings in enumerate(outlines, start=1):
         rings = [np.asarray(ring, float)[:, :2] for ring in rings if len(ring) >= 3]
         if rings:
             check_points(np.concatenate(rings) - centre, height, width, k)
+        in_rings += sum(_area(ring - centre, height, width) for ring in rings)
+        check_total(in_rings)
         pixels = [polygon(ring[:, 1] - centre, ring[:, 0] - centre, shape) for ring in rings]
         pixels = [one for one in pixels if len(one[0])]
         if not pixels:
@@ -50,8 +53,8 @@ def fill(outlines, shape, centre, scores=None, class_ids=None):
             continue
         rows, cols = (np.concatenate(both) for both in zip(*pixels))
         y1, x1, y2, x2 = rows.min(), cols.min(), rows.max() + 1, cols.max() + 1
-        total += (y2 - y1) * (x2 - x1)
-        check_total(total)
+        in_masks += (y2 - y1) * (x2 - x1)
+        check_total(in_masks)
         mask = np.zeros((y2 - y1, x2 - x1), bool)
         for rows, cols in pixels:
             mask[rows - y1, cols - x1] ^= True
@@ -114,3 +117,10 @@ def check_points(points, height, width, number):
             f"nucleus {number} lies outside its image of {width} x {height} pixels; pair "
             "each image with its own outlines"
         )
+
+
+def _area(points, height, width):
+    """Pixels in the box of the points [P, 2], (x, y), as far as it lies in the image."""
+    first = np.clip(np.ceil(points.min(axis=0)), 0, (width, height))
+    end = np.clip(np.floor(points.max(axis=0)) + 1, 0, (width, height))
+    return int(np.prod(np.maximum(end - first, 0)))
