@@ -179,7 +179,7 @@ def evaluate_folder(predictions, dataset, progress=True, by_shape=False):
     Raises
     ------
     InputError
-        If there is no such folder, an image has no prediction, or a file cannot be used.
+        If there is no such file or folder, an image has no prediction, or a file cannot be used.
     """
     names = list(dataset.names)
     given = open_predictions(predictions, names)

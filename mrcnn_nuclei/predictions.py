@@ -79,7 +79,9 @@ def open_predictions(path, names=None):
     if path.is_file():
         return CocoPredictions(path)
     if not path.is_dir():
-        raise InputError(f"{path}: no such folder; give a folder of predictions or a file of them")
+        raise InputError(
+            f"{path}: no such file or folder; give a folder of predictions or a file of them"
+        )
     if _reader(path):  # OME-Zarr is a folder
         return FilePredictions(path, [path], names)
 

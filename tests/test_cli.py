@@ -180,7 +180,7 @@ def test_no_such_folder_and_no_images_in_it(fails, tmp_path, command):
 def test_no_such_predictions_or_images(fails, tmp_path, weights):
     truth = write_pairs(tmp_path / "truth")
     line = fails("evaluate", "--predictions", tmp_path / "nowhere", "--truth", truth)
-    assert f"{tmp_path / 'nowhere'}: no such folder" in line
+    assert f"{tmp_path / 'nowhere'}: no such file or folder" in line
     (tmp_path / "empty").mkdir()
     line = fails("evaluate", "--predictions", tmp_path / "empty", "--truth", truth)
     assert "3 of 3 images have no prediction" in line

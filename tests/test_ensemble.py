@@ -191,7 +191,7 @@ def test_an_image_that_one_folder_lacks(tmp_path, folders):
 def test_folders_that_cannot_be_used(tmp_path, folders):
     out = tmp_path / "out"
     refuses("no predictions to fuse", [], out)
-    refuses("nowhere: no such folder", [folders[0], tmp_path / "nowhere"], out)
+    refuses("nowhere: no such file or folder", [folders[0], tmp_path / "nowhere"], out)
     (tmp_path / "empty").mkdir()
     refuses("empty: no predictions in it", [tmp_path / "empty"], out)
     (tmp_path / "list.json").write_text("[]")

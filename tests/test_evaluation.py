@@ -96,7 +96,7 @@ def test_missing_predictions_are_named(tmp_path):
         evaluate_folder(tmp_path, Dataset(dict.fromkeys(names, TRUTH)))
     assert "7 of 8 images have no prediction, such as tile1, tile2, tile3, ...;" in str(error.value)
     assert "\n" not in str(error.value)
-    with pytest.raises(InputError, match="no such folder"):
+    with pytest.raises(InputError, match="absent: no such file or folder"):
         evaluate_folder(tmp_path / "absent", Dataset({"a": TRUTH}))
 
 

@@ -645,7 +645,7 @@ def test_the_longest_ending_is_no_part_of_the_name(tmp_path):
 def test_files_of_no_kind(tmp_path):
     path = spoilt(tmp_path / "a.txt", b"")
     refuses("a.txt: is of no kind", open_predictions, path)
-    refuses("no such folder", open_predictions, tmp_path / "gone")
+    refuses("gone: no such file or folder", open_predictions, tmp_path / "gone")
     refuses("no predictions in it", open_predictions, tmp_path)
 
 
