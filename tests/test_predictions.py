@@ -1,5 +1,7 @@
 """Predictions by this and other tools: what was written is read back, or refused in one line."""
 
+import collections
+import datetime
 import gzip
 import json
 import os
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 import roifile
 import scipy.io
@@ -286,8 +289,11 @@ class Evil:
 
 
 def test_cellpose_files_run_no_code(tmp_path):
-    np.save(tmp_path / "a_seg.npy", {"masks": Evil(tmp_path / "ran")})
-    refuses("_seg.npy: holds (posix|nt).system", cellpose.read, tmp_path / "a_seg.npy")
+    labels, evil = FOUND.to_label_map(), Evil(tmp_path / "ran")
+    np.save(tmp_path / "a_seg.npy", {"masks": evil})
+    refuses("a_seg.npy: its masks are no array", cellpose.read, tmp_path / "a_seg.npy")
+    np.save(tmp_path / "a_seg.npy", {"masks": labels, "flows": [evil]})
+    np.testing.assert_array_equal(cellpose.read(tmp_path / "a_seg.npy").to_label_map(), labels)
     assert not (tmp_path / "ran").exists()
     refuses("no readable _seg.npy", cellpose.read, spoilt(tmp_path / "b_seg.npy", b"\x93NUMPY"))
     np.save(tmp_path / "c_seg.npy", {"masks": np.zeros((2, 3, 4), np.uint16)})
@@ -301,6 +307,26 @@ def test_cellpose_files_run_no_code(tmp_path):
         pickle.dump(np.float64(1), file)
     refuses("no readable _seg.npy", cellpose.read, tmp_path / "e_seg.npy")
     refuses("no such file", cellpose.read, tmp_path / "gone_seg.npy")
+
+
+def test_cellpose_files_may_hold_other_objects(tmp_path):
+    """Of all ways in which objects are pickled: called, made, filled and told their state."""
+    labels = FOUND.to_label_map()
+    content = {
+        "filename": Path("a.png"),
+        "when": datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC),
+        "order": collections.OrderedDict(a=1),
+        "queue": collections.deque([1, 2]),
+        "counts": collections.Counter("abba"),
+        "set": {1, 2},
+        "table": pd.DataFrame({"a": [1, 2]}),
+        "predictions": Dataset({"a": labels}),
+        "method": FOUND.to_label_map,
+        "random": np.random.default_rng(0),
+        "masks": labels,
+    }
+    np.save(tmp_path / "a_seg.npy", content)
+    np.testing.assert_array_equal(cellpose.read(tmp_path / "a_seg.npy").to_label_map(), labels)
 
 
 def contours(labels):

@@ -1,7 +1,8 @@
 """Cellpose's `NAME_seg.npy`: a dictionary whose "masks" are the label map.
 
 The file is a pickle, and unpickling can run any code. It is read by an unpickler that knows plain
-values and NumPy's arrays, and builds the latter itself: nothing runs on what the file says. See
+values and NumPy's arrays, and builds the latter itself; whatever else the file names is neither
+imported nor called, but stood in for by an object that does nothing. See
 https://cellpose.readthedocs.io/en/latest/outputs.html
 """
 
@@ -35,13 +36,16 @@ def read(path, shape=None):
     Raises
     ------
     InputError
-        If it is no such file, holds other objects than values and arrays, or more than one plane.
+        If it is no such file, or its masks are no array of whole numbers or of more than one plane.
     """
     try:
         with open(path, "rb") as file:
             _READ_HEADER[npy.read_magic(file)](file)
             (content,) = _Unpickler(file).load().values
-        return Instances.from_label_map(content["masks"].to_numpy())
+        masks = content["masks"]
+        if not isinstance(masks, _Array):
+            raise InputError("its masks are no array; save them as PNG or TIFF")
+        return Instances.from_label_map(masks.to_numpy())
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; check the path") from None
     except InputError as error:
@@ -55,6 +59,9 @@ def read(path, shape=None):
 
 class _Array:
     """What a pickle tells of an array."""
+
+    def __init__(self, *_):
+        pass
 
     def __setstate__(self, state):
         _, self.shape, self.dtype, self.fortran, self.values = state
@@ -83,24 +90,20 @@ class _DType:
 
 
 class _Anything:
-    """Something else of NumPy's, which is of no interest."""
+    """Some other class, function or object: called or filled, it does nothing."""
 
-    def __init__(self, *_):
+    def __init__(self, *_, **__):
         pass
 
-    def __setstate__(self, state):
-        pass
+    def __call__(self, *_, **__):
+        return self
+
+    __setstate__ = __setitem__ = append = extend = add = __call__
 
 
 class _Unpickler(pickle.Unpickler):
-    _STAND_INS = {
-        "_reconstruct": lambda *_: _Array(),
-        "ndarray": _Array,
-        "dtype": _DType,
-        "scalar": _Anything,
-    }
+    _STAND_INS = {"_reconstruct": _Array, "ndarray": _Array, "dtype": _DType}
 
     def find_class(self, module, name):
-        if module.split(".")[0] != "numpy" or name not in self._STAND_INS:
-            raise InputError(f"holds {module}.{name}, which may be harmful; save the masks as TIFF")
-        return self._STAND_INS[name]
+        known = self._STAND_INS if module.split(".")[0] == "numpy" else {}
+        return known.get(name, _Anything)
