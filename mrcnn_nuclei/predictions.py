@@ -52,7 +52,8 @@ def open_predictions(path, names=None):
         - a folder of label maps, right in it or in its subfolder `labels`. Their scores are 1,
           unless the file `measurements/NAME.csv` beside `labels` tells them, as `nucleus detect
           --write labels,csv` writes it;
-        - a folder of the files of READERS, right in it or in one of SUBFOLDERS, or one such file;
+        - a folder of the files of READERS, right in it or in one of SUBFOLDERS, or one such file,
+          or a folder of label images inside an OME-Zarr;
         - a CSV file of the Data Science Bowl 2018, or a folder with one called `submission.csv`.
     names : list of str, optional
         Of the images that are looked for. Default: as the files tell them.
@@ -82,7 +83,7 @@ def open_predictions(path, names=None):
         raise InputError(
             f"{path}: no such file or folder; give a folder of predictions or a file of them"
         )
-    if _reader(path):  # OME-Zarr is a folder
+    if is_zarr(path):
         return FilePredictions(path, [path], names)
 
     coco, submission = (WRITERS[kind].path(path) for kind in ("coco", "rle"))
@@ -280,12 +281,24 @@ class FilePredictions:
         return path if folder.name == "labels" and path.is_file() else None
 
 
+def is_zarr(path):
+    """Whether a path is the folder of an OME-Zarr, or one inside it."""
+    return path.is_dir() and _zarr_folder(path) is not None
+
+
+def _zarr_folder(path):
+    folders = (one for one in (path, *path.parents) if one.suffix.lower() == ".zarr")
+    return next(folders, None)
+
+
 def _plain(name):
     return name.removesuffix(".ome")
 
 
 def _reader(path):
     """The ending in READERS of a file's name, or None."""
+    if is_zarr(path):
+        return ".zarr"
     return next((ending for ending in READERS if path.name.lower().endswith(ending)), None)
 
 
@@ -304,7 +317,10 @@ def _is_prediction(path):
 
 
 def _stem(path):
-    return _plain(path.name[: -len(_reader(path) or path.suffix)])
+    ending = _reader(path) or path.suffix
+    if ending == ".zarr":  # of label images inside, the image's is the name of the whole
+        path = _zarr_folder(path)
+    return _plain(path.name[: -len(ending)])
 
 
 def _image_name(path):

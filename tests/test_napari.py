@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import types
@@ -47,7 +48,7 @@ def image_layer(pixels, rgb=True, multiscale=False, **attributes):
 def files(tmp_path):
     """An image, and its nuclei as `nucleus detect` writes them."""
     Image.new("RGB", SHAPE[::-1], (200, 100, 150)).save(tmp_path / "a.png")
-    for name in ("labels", "csv", "geojson"):
+    for name in ("labels", "csv", "geojson", "zarr"):
         writer = WRITERS[name]
         writer.write(writer.path(tmp_path / "results", "a"), nuclei(), None)
     return tmp_path
@@ -96,9 +97,14 @@ def test_nuclei_are_read_of_a_folder_or_a_file(files, given):
     assert sorted(found.scores) == pytest.approx([0.5, 0.9])
 
 
-def test_of_one_file_the_name_does_not_matter(files):
-    found = layers.read_nuclei(files / "results/labels/a.tif", files / "b.png", SHAPE)
+@pytest.mark.parametrize("given", ["labels/a.tif", "zarr/a.zarr", "b.zarr/labels/nuclei"])
+def test_of_one_file_the_name_does_not_matter(files, given):
+    shutil.copytree(files / "results/zarr/a.zarr", files / "results/b.zarr/labels/nuclei")
+    found = layers.read_nuclei(files / "results" / given, files / "c.png", SHAPE)
     assert len(found) == 2
+
+
+def test_of_a_folder_the_name_matters(files):
     with pytest.raises(InputError, match="tells nothing of an image b; name the file that does"):
         layers.read_nuclei(files / "results", files / "b.png", SHAPE)
 

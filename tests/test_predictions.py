@@ -473,7 +473,9 @@ def test_ome_zarr_of_others(version, tmp_path):
     assert open_predictions(tmp_path / "a.ome.zarr").names == ["a"]
     add(["cells", "nuclei"])
     refuses("has 2 label images", ome_zarr.read, tmp_path / "a.ome.zarr")
-    assert len(ome_zarr.read(tmp_path / "a.ome.zarr/labels/nuclei")) == len(FOUND)
+    predictions = open_predictions(tmp_path / "a.ome.zarr/labels/nuclei")
+    assert predictions.names == ["a"]
+    np.testing.assert_array_equal(predictions.read_labels("a"), labels)
 
 
 # What cannot be used

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from mrcnn.errors import InputError
-from mrcnn_nuclei.predictions import open_predictions
+from mrcnn_nuclei.predictions import is_zarr, open_predictions
 
 PLACE = ("scale", "translate")
 """What of an image layer its labels share, so that they lie on it."""
@@ -76,8 +76,8 @@ def read_nuclei(path, image_path, shape):
     Parameters
     ----------
     path : str or Path
-        See `mrcnn_nuclei.predictions.open_predictions`. Of a file that tells of one image only, the
-        name does not matter.
+        See `mrcnn_nuclei.predictions.open_predictions`. Of a file, or an OME-Zarr, that tells of
+        one image only, the name does not matter.
     image_path : str or Path
     shape : (int, int)
         (H, W) of the image.
@@ -93,7 +93,8 @@ def read_nuclei(path, image_path, shape):
     """
     name = Path(image_path).stem
     predictions = open_predictions(path)
-    if len(predictions.names) == 1 and not predictions.has(name) and Path(path).is_file():
+    is_one = Path(path).is_file() or is_zarr(Path(path))
+    if is_one and len(predictions.names) == 1 and not predictions.has(name):
         (name,) = predictions.names
     if not predictions.has(name):
         raise InputError(f"{path}: tells nothing of an image {name}; name the file that does")
