@@ -205,6 +205,20 @@ def test_the_first_kind_counts(tmp_path):
     assert len(open_predictions(tmp_path).read("a", SHAPE)) == 1
 
 
+def test_which_of_several_files_counts(tmp_path):
+    imagej.write(tmp_path / "a_rois.zip", FOUND[:1])
+    label_tiff.write(tmp_path / "a.tif", FOUND)
+    for names in (None, ["a"]):
+        assert len(open_predictions(tmp_path, names).read("a", SHAPE)) == 1
+    imagescope.write(tmp_path / "a.xml", FOUND[:3])
+    assert len(open_predictions(tmp_path).read("a", SHAPE)) == 3
+    geojson.write(tmp_path / "a.geojson", FOUND[:2])
+    assert len(open_predictions(tmp_path).read("a", SHAPE)) == 2
+    label_tiff.write(tmp_path / "a_labels.tif", FOUND)
+    for names in (None, ["a"]):
+        assert len(open_predictions(tmp_path, names).read("a", SHAPE)) == len(FOUND)
+
+
 # What other tools write
 
 
