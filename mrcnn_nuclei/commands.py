@@ -54,6 +54,12 @@ def train(options):
             min(both),
         )
     _require_weights(options.weights, (*START_WORDS, "last", *FILES))
+    if _saw_monuseg(options.weights) and "monuseg" in {i["format"] for i in val_dataset.image_info}:
+        LOGGER.warning(
+            "--weights %s: learned from all images of MoNuSeg, so that validation will flatter the "
+            "network; start from free",
+            options.weights,
+        )
 
     import_keras()
     from mrcnn_nuclei import training
@@ -164,10 +170,14 @@ def _require_weights(weights, words):
         _require_file(weights, "weights")
 
 
+def _saw_monuseg(weights):
+    return weights is not None and Path(weights).name in ("he", FILES["he"])
+
+
 def _require_fresh_weights(options, settings, *words):
     """Refuse, for networks that are to be compared on held-out images, what may have seen them."""
     weights = options.weights or settings.get("INITIAL_WEIGHTS")
-    if weights == "he" or (weights and Path(weights).name == FILES["he"]):
+    if _saw_monuseg(weights):
         raise InputError(
             f"--weights {weights}: learned from all images of MoNuSeg, so that none would be held "
             "out; give free"

@@ -677,6 +677,22 @@ def test_training_on_further_folders(capsys, monkeypatch, tmp_path):
     assert "two images are called tile" in capsys.readouterr().err
 
 
+def test_weights_that_have_seen_what_is_held_out(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("NUCLEI_WEIGHTS", str(tmp_path))
+    for name in ("nuclei_he.h5", "nuclei_free.h5"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr("mrcnn_nuclei.training.train", lambda *args, **kwargs: tmp_path / "w.h5")
+    monuseg = write_monuseg(tmp_path / "monuseg", lambda good: good)
+    for letter in "cde":
+        for kind in (".tif", ".xml"):
+            shutil.copy(monuseg / f"a{kind}", monuseg / f"{letter}{kind}")
+    other = write_pairs(tmp_path / "other", count=5, size=64)
+    for data, word, warned in ((monuseg, "he", 1), (monuseg, "free", 0), (other, "he", 0)):
+        arguments = ["train", "--dataset", data, "--fold", 0, "--weights", word]
+        assert main([str(a) for a in arguments]) == 0
+        assert capsys.readouterr().err.count("validation will flatter the network") == warned
+
+
 @pytest.mark.parametrize("empty", [["val"], ["train", "val"]])
 def test_one_image_to_train_on_and_none_with_nuclei_to_validate_on(capsys, tmp_path, empty):
     for name in ("train", "val"):
