@@ -1,8 +1,9 @@
 """What a slide costs: `python benchmarks/slides.py --weights FILE [--side 10000] [--nuclei 50000]`.
 
-A slide is drawn, a pyramidal TIFF of tissue from edge to edge, and detected with its label map,
-outlines and measurements written: by this process alone, by one worker of one thread and by two.
-Peak memory is that of the greediest process, and the one that reads, merges and writes.
+A slide is drawn, a pyramidal TIFF of tissue from edge to edge, or with `--canvas 100000` of tissue
+in the middle of much glass, and detected with its label map, outlines and measurements written: by
+this process alone, by one worker of one thread and by two. Peak memory is that of the greediest
+process, and the one that reads, merges and writes.
 """
 
 import argparse
@@ -26,11 +27,19 @@ TILE = 1000
 DRAWN = 4
 """Different drawn tiles, repeated over the slide in different orientations."""
 
+TIFF_TILE = 512
+
+REDUCED = (2, 4, 8)
+"""How many times the further levels of the pyramid are reduced."""
+
+GLASS = 243
+"""Grey level of glass."""
+
 KINDS = "overlay,labels,geojson,csv"
 
 
-def draw_slide(path, side, nuclei):
-    """Write a slide of H&E-like tissue; returns the number of nuclei drawn."""
+def draw_slide(path, side, nuclei, canvas):
+    """Write a slide of H&E-like tissue, in the middle of glass; returns how many nuclei it has."""
     repeats = side // TILE
     each = round(nuclei / repeats**2)
     drawn = [draw_tile(TILE, np.random.default_rng(k), nuclei=each) for k in range(DRAWN)]
@@ -39,7 +48,7 @@ def draw_slide(path, side, nuclei):
     chosen = rng.integers(DRAWN, size=(repeats, repeats))
     turns = rng.integers(4, size=(repeats, repeats))
 
-    def level(step):
+    def tissue(step):
         rows = [
             [
                 np.rot90(drawn[k][0], turn).reshape(TILE // step, step, -1, step, 3).mean((1, 3))
@@ -49,12 +58,37 @@ def draw_slide(path, side, nuclei):
         ]
         return np.concatenate([np.concatenate(np.uint8(row), axis=1) for row in rows])
 
-    options = {"tile": (512, 512), "photometric": "rgb", "compression": "jpeg"}
+    options = {"photometric": "rgb", "compression": "jpeg", "metadata": None}
     resolution = {"resolution": (40000, 40000), "resolutionunit": "CENTIMETER"}
     with tifffile.TiffWriter(path, bigtiff=True) as file:
-        file.write(level(1), subifds=1, **options, **resolution)
-        file.write(level(8), subfiletype=1, **options)
+        file.write(**on_glass(tissue(1), canvas), subifds=len(REDUCED), **options, **resolution)
+        for step in REDUCED:
+            file.write(**on_glass(tissue(step), canvas // step), subfiletype=1, **options)
     return sum(counts[k] for k in chosen.ravel())
+
+
+def on_glass(tissue, canvas):
+    """What `TiffWriter.write` takes for tissue in the middle of glass, tile by tile."""
+    start = (canvas - len(tissue)) // 2
+
+    def tiles():
+        for y in range(0, canvas, TIFF_TILE):
+            for x in range(0, canvas, TIFF_TILE):
+                tile = np.full((TIFF_TILE, TIFF_TILE, 3), GLASS, np.uint8)
+                top, left = max(y, start), max(x, start)
+                part = tissue[
+                    top - start : max(y + TIFF_TILE - start, 0),
+                    left - start : max(x + TIFF_TILE - start, 0),
+                ]
+                tile[top - y :, left - x :][: part.shape[0], : part.shape[1]] = part
+                yield tile
+
+    return {
+        "data": tiles(),
+        "shape": (canvas, canvas, 3),
+        "dtype": np.uint8,
+        "tile": (TIFF_TILE, TIFF_TILE),
+    }
 
 
 def measure(weights, slide, output, workers):
@@ -97,11 +131,11 @@ def watch(process, peaks):
         time.sleep(0.2)
 
 
-def main(weights, side, nuclei, counts):
+def main(weights, side, nuclei, counts, canvas):
     """Measure and publish."""
     with tempfile.TemporaryDirectory() as folder:
         slide = Path(folder) / "slide.tif"
-        drawn = draw_slide(slide, side, nuclei)
+        drawn = draw_slide(slide, side, nuclei, canvas)
         found = {}
         for workers in counts:
             found[workers] = measure(weights, slide, Path(folder) / f"out{workers}", workers)
@@ -120,10 +154,11 @@ def main(weights, side, nuclei, counts):
         for workers, one in found.items()
     ]
     publish(
-        "slides",
+        "slides" if canvas == side else "slides_on_glass",
         f"`{' '.join(['python', 'benchmarks/slides.py', *command_line()])}`: {machine()}. "
-        f"A pyramidal TIFF of {side:,} x {side:,} pixels, JPEG; {KINDS} are written. Start-up, "
-        "compiling and writing are counted. Peak memory of a process is what the system gave it.",
+        f"A pyramidal TIFF of {canvas:,} x {canvas:,} pixels, JPEG, {side:,} x {side:,} of them "
+        f"tissue; {KINDS} are written. Start-up, compiling and writing are counted. Peak memory of "
+        "a process is what the system gave it.",
         [
             "workers",
             "nuclei",
@@ -151,7 +186,11 @@ if __name__ == "__main__":
     parser.add_argument("--side", type=int, default=10000, metavar="N")
     parser.add_argument("--nuclei", type=int, default=50000, metavar="N")
     parser.add_argument(
+        "--canvas", type=int, metavar="N", help="side of the slide; default: --side"
+    )
+    parser.add_argument(
         "--workers", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="0: none"
     )
     arguments = parser.parse_args()
-    main(arguments.weights, arguments.side, arguments.nuclei, arguments.workers)
+    canvas = arguments.canvas or arguments.side
+    main(arguments.weights, arguments.side, arguments.nuclei, arguments.workers, canvas)

@@ -188,6 +188,11 @@ def test_bombs_are_refused(image, tmp_path, monkeypatch):
     rows = tmp_path / "rows.tif"
     tifffile.imwrite(rows, image, photometric="rgb", rowsperstrip=10)
     np.testing.assert_array_equal(open_slide(rows)[:, :], image)  # strip by strip
+    pages = tmp_path / "pages.tif"
+    with tifffile.TiffWriter(pages) as file:
+        file.write(image, photometric="rgb", tile=(256, 256), metadata=None)
+        file.write(np.ascontiguousarray(image[::8, ::8]), photometric="rgb", metadata=None)
+    np.testing.assert_array_equal(open_slide(pages)[:, :], image)  # no pyramid: tile by tile
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500 * 1000)
     assert "more than the limit" in refused(write_png(tmp_path / "bomb.png", image))
 

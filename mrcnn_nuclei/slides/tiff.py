@@ -90,8 +90,10 @@ def _ask(path, question, default):
 
 def _is_slide(file):
     page = file.pages[0]
+    if page.imagelength * page.imagewidth > MAX_PIXELS:
+        return True
     if len(file.pages) == 1 and not page.subifds:
-        return page.imagelength * page.imagewidth > MAX_PIXELS
+        return False
     return file.is_ome or len(file.series[0].levels) > 1
 
 
