@@ -6,6 +6,7 @@ package too: same networks, same weights, same images. Without that folder there
 
 import json
 import os
+import runpy
 import sys
 import tracemalloc
 from pathlib import Path
@@ -18,6 +19,9 @@ PORT = {
     "train256": ("training step, 256 x 256, 128 ROIs", 2.70, None, 2),
     "train512": ("training step, 512 x 512, 128 ROIs", 4.44, None, 2),
     "detect512": ("`detect`, 512 x 512, 282 detections", 3.25, None, 2),
+    "train256 bfloat16": ("training step, 256 x 256, `mixed_bfloat16`", 2.70, None, 2.8),
+    "train512 bfloat16": ("training step, 512 x 512, `mixed_bfloat16`", 4.44, None, 2.8),
+    "detect512 bfloat16": ("`detect`, 512 x 512, `mixed_bfloat16`", 3.25, None, None),
     "labels": ("`load_image_gt`, 1000 x 1000, 600 nuclei, label map", 0.84, 620, 30),
     "load": ("the same, dense masks", 0.84, 620, 5),
     "labels2x": ("the same, label map, IMAGE_MIN_SCALE = 2", 29, 2300, 300),
@@ -37,13 +41,24 @@ def measure(item):
     """What a process of its own says of an item: `median_s` and others."""
     if item == "instances":
         return in_process(__file__, "--measure", item)
-    found = in_process(TOOL, item, "--src", FOLDER.parent)
+    item, _, policy = item.partition(" ")
+    program = [__file__, f"--{policy}"] if policy else [TOOL]
+    found = in_process(*program, item, "--src", FOLDER.parent)
     assert np.isfinite(found.get("loss", 0)).all(), found
-    if item == "detect512":
+    if item == "detect512" and not policy:
         assert found["n_detections"] == 282, found
     if item == "overlaps":
         assert abs(found["checksum"] - 529.99) < 0.01, found
     return found
+
+
+def measure_in_bfloat16(arguments):
+    """The port's program, with another default of `Config`."""
+    from mrcnn.config import Config
+
+    Config.DTYPE_POLICY = "mixed_bfloat16"
+    sys.argv = [str(TOOL), *arguments]
+    runpy.run_path(str(TOOL), run_name="__main__")
 
 
 def measure_instances():
@@ -93,6 +108,8 @@ def compare():
 if __name__ == "__main__":
     if sys.argv[1:] == ["--measure", "instances"]:
         print(json.dumps(measure_instances()))
+    elif sys.argv[1:2] == ["--bfloat16"]:
+        measure_in_bfloat16(sys.argv[2:])
     elif TOOL.is_file():
         compare()
     else:
