@@ -200,6 +200,57 @@ def normalize_by(x, mean, variance, scale, offset, epsilon):
     )
 
 
+def convolve_sampled(x, kernel):
+    """A convolution of stride 1 whose gradient is computed only where one arrives.
+
+    The losses of the RPN see a few hundred sampled anchors an image; elsewhere the gradient of
+    its convolution's output is zero. On TensorFlow the products that make the gradients of `x` and
+    `kernel` skip these places; the result is the same. For what compiles, see
+    `has_dynamic_shapes`, and on other backends it is `keras.ops.conv`.
+
+    Parameters
+    ----------
+    x : tensor [B, H, W, C]
+    kernel : tensor [K, K, C, D]
+        K is odd.
+
+    Returns
+    -------
+    tensor [B, H, W, D]
+    """
+    if keras.backend.backend() != "tensorflow":
+        return keras.ops.conv(x, kernel, padding="same")
+    import tensorflow as tf
+
+    size, channels, filters = kernel.shape[0], kernel.shape[2], kernel.shape[3]
+    border = size // 2
+    window = tf.constant([[0, i, j] for i in range(size) for j in range(size)], "int64")
+
+    @tf.custom_gradient
+    def convolve(x, kernel):
+        def gradients(upstream):
+            places = tf.where(tf.reduce_any(upstream != 0, axis=-1))
+            upstream = tf.gather_nd(upstream, places)
+            places = places[:, None] + window
+            padded = tf.pad(x, [[0, 0], [border, border], [border, border], [0, 0]])
+            patches = tf.reshape(tf.gather_nd(padded, places), [-1, size * size * channels])
+            of_kernel = tf.matmul(patches, upstream, transpose_a=True)
+            of_patches = tf.matmul(
+                upstream, tf.reshape(kernel, [size * size * channels, filters]), transpose_b=True
+            )
+            of_padded = tf.scatter_nd(
+                places,
+                tf.reshape(of_patches, [-1, size * size, channels]),
+                tf.shape(padded, out_type="int64"),
+            )
+            inside = of_padded[:, border : -border or None, border : -border or None]
+            return inside, tf.reshape(of_kernel, kernel.shape)
+
+        return tf.nn.conv2d(x, kernel, strides=1, padding="SAME"), gradients
+
+    return convolve(tf.convert_to_tensor(x), tf.convert_to_tensor(kernel))
+
+
 def first_rows(x, count):
     """The first rows of the second axis, as many as a tensor says; see `has_dynamic_shapes`.
 

@@ -161,6 +161,7 @@ def _build(mode, config):
         len(config.RPN_ANCHOR_RATIOS),
         config.TOP_DOWN_PYRAMID_SIZE,
         config.RPN_CHANNELS,
+        sampled=mode == "training" and backend.has_dynamic_shapes(config.JIT_COMPILE),
     )
     by_level = [rpn(level) for level in pyramid]
     names = ("rpn_class_logits", "rpn_class", "rpn_bbox")

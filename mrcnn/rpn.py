@@ -4,13 +4,28 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from mrcnn.backend import top_k
+from mrcnn.backend import convolve_sampled, top_k
 from mrcnn.box_ops import apply_box_deltas_graph, clip_boxes_graph
 from mrcnn.nms import non_max_suppression
 from mrcnn.precision import Float32Layer
 
 
-def rpn_graph(feature_map, anchors_per_location, anchor_stride, channels=512):
+class SampledConv2D(layers.Conv2D):
+    """A convolution that is trained at sampled places only, see `mrcnn.backend.convolve_sampled`.
+
+    Parameters
+    ----------
+    *args, **kwargs
+        Of `keras.layers.Conv2D`, with strides of 1, padding "same" and a bias.
+    """
+
+    def call(self, inputs, training=None):
+        if not training:
+            return super().call(inputs)
+        return self.activation(convolve_sampled(inputs, self.kernel) + self.bias)
+
+
+def rpn_graph(feature_map, anchors_per_location, anchor_stride, channels=512, sampled=False):
     """Score and refine the anchors of one pyramid level.
 
     Parameters
@@ -21,6 +36,9 @@ def rpn_graph(feature_map, anchors_per_location, anchor_stride, channels=512):
         1: anchors at every pixel of the map; 2: at every second one.
     channels : int
         Of the shared convolution.
+    sampled : bool
+        Whether the losses see a few anchors of a map only, and sizes may depend on values, see
+        `mrcnn.backend.has_dynamic_shapes`: training is faster then, with an `anchor_stride` of 1.
 
     Returns
     -------
@@ -28,7 +46,8 @@ def rpn_graph(feature_map, anchors_per_location, anchor_stride, channels=512):
         Class logits and probabilities (background, object), [B, anchors, 2], and deltas
         (dy, dx, log(dh), log(dw)), [B, anchors, 4].
     """
-    shared = layers.Conv2D(
+    convolution = SampledConv2D if sampled and anchor_stride == 1 else layers.Conv2D
+    shared = convolution(
         channels,
         3,
         padding="same",
@@ -47,7 +66,7 @@ def rpn_graph(feature_map, anchors_per_location, anchor_stride, channels=512):
     return [logits, probabilities, layers.Reshape((-1, 4), dtype="float32")(deltas)]
 
 
-def build_rpn_model(anchor_stride, anchors_per_location, depth, channels=512):
+def build_rpn_model(anchor_stride, anchors_per_location, depth, channels=512, sampled=False):
     """The RPN as a model of its own, shared by all levels; see `rpn_graph`.
 
     Parameters
@@ -55,6 +74,7 @@ def build_rpn_model(anchor_stride, anchors_per_location, depth, channels=512):
     anchor_stride, anchors_per_location, channels : int
     depth : int
         Channels of the pyramid.
+    sampled : bool
 
     Returns
     -------
@@ -62,7 +82,7 @@ def build_rpn_model(anchor_stride, anchors_per_location, depth, channels=512):
         Named `rpn_model`.
     """
     features = layers.Input((None, None, depth), name="input_rpn_feature_map")
-    outputs = rpn_graph(features, anchors_per_location, anchor_stride, channels)
+    outputs = rpn_graph(features, anchors_per_location, anchor_stride, channels, sampled)
     return keras.Model(features, outputs, name="rpn_model")
 
 

@@ -1,11 +1,13 @@
 """Region proposals, against the port of Matterport's."""
 
+import keras
 import numpy as np
 import pytest
+from backends import gradients
 from helpers import assert_close, golden_arrays, tiny_config, to_numpy
-from keras import ops
+from keras import layers, ops
 
-from mrcnn.rpn import ProposalLayer, build_rpn_model
+from mrcnn.rpn import ProposalLayer, SampledConv2D, build_rpn_model
 
 pytestmark = pytest.mark.backend
 
@@ -52,3 +54,27 @@ def test_outputs_follow_the_order_of_anchors(stride):
     np.testing.assert_array_equal(deltas[1], np.tile(np.arange(12).reshape(3, 4), (places, 1)))
     # The two logits of an anchor differ by 1: the second is "object".
     np.testing.assert_allclose(probabilities[..., 1], 1 / (1 + np.exp(-1)), atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_training_at_sampled_places_has_the_gradients_of_the_whole_map(size):
+    random = np.random.default_rng(0)
+    upstream = random.normal(size=(2, 5, 7, 6)) * (random.random((2, 5, 7, 1)) < 0.2)
+    upstream[0, 0, 0] = upstream[1, 4, 6] = 1  # corners
+    x = keras.Variable(random.normal(size=(2, 5, 7, 4)))
+    convolutions = [kind(6, size, padding="same") for kind in (layers.Conv2D, SampledConv2D)]
+    for layer in convolutions:
+        layer.build(x.shape)
+    weights = random.normal(size=(size, size, 4, 6)), random.normal(size=6)
+
+    def gradients_by(layer):
+        layer.set_weights(weights)
+        return gradients(
+            lambda upstream: ops.sum(layer(x, training=True) * upstream),
+            [x, *layer.trainable_variables],
+            ops.cast(upstream, "float32"),
+        )
+
+    for whole, sampled in zip(*map(gradients_by, convolutions)):
+        assert np.abs(whole).max() > 0
+        assert_close(sampled, whole, 1e-5)
