@@ -37,7 +37,7 @@ def measure(weights, runtime):
         except Exception as error:  # each has its own
             print(error)
             return {"model": detector.config.MODEL, "refused": True}
-    keras_seconds, expected = median(forward_by_keras(detector._model, image, tile))
+    keras_seconds, expected = median(forward_by_keras(detector.model, image, tile))
     seconds, found = median(lambda: forward(tile))
     error = float(np.abs(found - expected).max())
     assert error < 1e-3, error

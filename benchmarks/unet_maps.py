@@ -29,7 +29,7 @@ def compare(weights, root, fold):
 
     logging.getLogger("mrcnn").setLevel(logging.ERROR)
     dataset = NucleusDataset().load(root, subset="val", fold=fold)
-    network = Detector(weights)._model
+    network = Detector(weights).model
     ids = tqdm(dataset.image_ids, "Predicting", unit="image")
     maps = [network.predict(dataset.load_image(i)) for i in ids]
     truths = [(name, dataset.load_labels(i)[0]) for i, name in enumerate(dataset.names)]

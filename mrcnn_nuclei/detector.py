@@ -74,6 +74,8 @@ class Detector:
     Attributes
     ----------
     config : NucleusConfig
+    model : mrcnn_nuclei.rcnn.NucleusRCNN or mrcnn_nuclei.unet.model.UNet
+        The network, for what it computes on the way.
     weights : str
         The file.
     digest : str
@@ -110,8 +112,8 @@ class Detector:
         self.weights = str(weights)
         self.digest = file_digest(weights)
         self.capped = 0
-        self._model = NETWORKS[config.MODEL]("inference", self.config, ".")
-        self._model.load_weights(weights)
+        self.model = NETWORKS[config.MODEL]("inference", self.config, ".")
+        self.model.load_weights(weights)
 
     @property
     def recipe(self):
@@ -154,7 +156,7 @@ class Detector:
         running = backend.without_compiling if alone and single else contextlib.nullcontext
         try:
             with running():
-                prediction = self._model.predict(image, alone, statistics)
+                prediction = self.model.predict(image, alone, statistics)
         except Exception as error:
             if not backend.is_out_of_memory(error):
                 raise
@@ -162,8 +164,8 @@ class Detector:
                 f"out of memory with DETECTION_TILE = {self.config.DETECTION_TILE}: lower it, or "
                 "else POST_NMS_ROIS_INFERENCE of Mask R-CNN, with --set"
             ) from error
-        self.capped = self._model.capped
-        found = self._model.segment(prediction)
+        self.capped = self.model.capped
+        found = self.model.segment(prediction)
         return postprocess(found[found.areas > 0], self.config)
 
     def tune(self, dataset, image_ids=None):
@@ -179,7 +181,7 @@ class Detector:
         settings, before, after
             See there.
         """
-        found, before, after = tune(self._model, Prepared(dataset, self.config), image_ids)
+        found, before, after = tune(self.model, Prepared(dataset, self.config), image_ids)
         self._changes |= found  # they suit what is predicted with the other changes only
         return found, before, after
 
@@ -201,4 +203,4 @@ class Detector:
         InputError
             See `mrcnn.model.MaskRCNN.export`.
         """
-        self._model.export(path, format, {"class_names": CLASS_NAMES})
+        self.model.export(path, format, {"class_names": CLASS_NAMES})

@@ -328,13 +328,13 @@ def test_training_and_validation_see_enhanced_images(monkeypatch, tmp_path):
 
 def test_detection_sees_enhanced_images(weights, monkeypatch):
     detector = Detector(weights, settings={"CLAHE": 2.0})
-    detect_soft, seen = detector._model.detect_soft, []
+    detect_soft, seen = detector.model.detect_soft, []
 
     def spy(crops, statistics):
         seen.append((crops[0], statistics[0][0]))
         return detect_soft(crops, statistics)
 
-    monkeypatch.setattr(detector._model, "detect_soft", spy)
+    monkeypatch.setattr(detector.model, "detect_soft", spy)
     image = draw_tile(200, np.random.default_rng(0))[0]
     detector.detect(image)
     enhanced = enhance(image, 2.0)  # as a whole, then cut

@@ -1,5 +1,6 @@
 """Readers against the real files and against small ones made by hand; folds; NucleusDataset."""
 
+import gzip
 import json
 import pickle
 import subprocess
@@ -14,9 +15,11 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from mrcnn.errors import InputError
+from mrcnn.instances import Instances
 from mrcnn_nuclei.datasets import FORMATS, NucleusDataset, detect_format, nucleus, reader
 from mrcnn_nuclei.datasets.folds import make_folds, read_folds, write_folds
 from mrcnn_nuclei.datasets.monuseg import read_annotation
+from mrcnn_nuclei.formats import imagej
 from mrcnn_nuclei.image_files import read_label_map
 
 RING = [(2, 1), (5, 1), (5, 4), (2, 4)]  # (x, y): columns 2 to 5, rows 1 to 4, outline included
@@ -297,6 +300,59 @@ def test_images_without_label_maps(tmp_path):
     plain = tmp_path / "images"
     refused(lambda: NucleusDataset().load(plain), plain, *FORMATS)
     assert NucleusDataset().load(plain, annotated=False).names == ["a", "b"]
+
+
+QUPATH = {
+    "type": "FeatureCollection",
+    "features": [
+        {
+            "type": "Feature",
+            "geometry": {"type": "Polygon", "coordinates": [[list(xy) for xy in ring]]},
+            "properties": {"objectType": "annotation", **properties},
+        }
+        for ring, properties in [
+            ([(1, 1), (4, 1), (4, 3), (1, 3), (1, 1)], {}),
+            ([(3, 2), (7, 2), (7, 6), (3, 6), (3, 2)], {"classification": {"name": "Tumor"}}),
+            ([(0, 0), (12, 0), (12, 10), (0, 10), (0, 0)], {"classification": {"name": "Ignore*"}}),
+        ]
+    ],
+}
+"""Two nuclei that share the pixel (2, 3), and a region that is none."""
+
+
+@pytest.mark.parametrize(
+    "place", ["annotations/a.geojson", "labels/a.png.geojson", "annotations/A.GeoJSON.gz", "zip"]
+)
+def test_outlines_of_qupath_and_fiji(tmp_path, place):
+    write_image(tmp_path / "images" / "a.png")
+    expected = np.zeros((10, 12), np.int32)
+    expected[2:6, 3:7] = 2
+    expected[1:3, 1:4] = 1
+    if place == "zip":
+        place = "masks/a.zip"
+        nuclei = Instances.from_dense(np.stack([expected == 1, expected == 2], axis=-1))
+        (tmp_path / "masks").mkdir()
+        imagej.write(tmp_path / place, nuclei)
+    else:
+        data = json.dumps(QUPATH).encode()
+        path = tmp_path / place
+        path.parent.mkdir()
+        path.write_bytes(gzip.compress(data) if place.endswith(".gz") else data)
+    assert detect_format(tmp_path) == "outlines"
+    data = NucleusDataset().load(tmp_path)
+    labels, class_ids = data.load_labels(0)
+    np.testing.assert_array_equal(labels, expected)
+    assert class_ids.tolist() == [1, 1]
+
+
+def test_outlines_beside_their_images(tmp_path):
+    for name in ("a", "b"):
+        write_image(tmp_path / f"{name}.png")
+    (tmp_path / "a.geojson").write_text(json.dumps(QUPATH))
+    refused(lambda: NucleusDataset().load(tmp_path), "b.png", "1 of 2")
+    (tmp_path / "b.geojson").write_text("{}")
+    data = NucleusDataset().load(tmp_path)
+    refused(lambda: data.load_labels(1), "b.geojson")
 
 
 def test_an_image_without_nuclei(tmp_path):

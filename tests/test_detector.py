@@ -128,7 +128,7 @@ def test_a_single_tile_alone_is_not_compiled(detector, monkeypatch):
         raise InputError("that was all")
 
     seen, tile, rng = [], detector.config.DETECTION_TILE, np.random.default_rng(0)
-    monkeypatch.setattr(detector._model, "predict", predict)
+    monkeypatch.setattr(detector.model, "predict", predict)
     before = tf.config.functions_run_eagerly()
     tf.config.run_functions_eagerly(False)
     try:
@@ -155,13 +155,13 @@ def test_images_up_to_a_tile(detector, image, shape):
 def test_larger_images_go_by_tiles(detector, image, monkeypatch):
     """Every tile is seen once, normalised by the statistics of the whole image."""
     seen = []
-    detect_soft = detector._model.detect_soft
+    detect_soft = detector.model.detect_soft
 
     def spy(crops, statistics):
         seen.append((crops[0].copy(), statistics[0]))
         return detect_soft(crops, statistics)
 
-    monkeypatch.setattr(detector._model, "detect_soft", spy)
+    monkeypatch.setattr(detector.model, "detect_soft", spy)
     picture = image[:200, :256]
     found = detector.detect(picture)
     assert found.shape == (200, 256)
@@ -191,7 +191,7 @@ def test_an_image_too_large_for_memory(detector, image, monkeypatch):
     def fail(crops, statistics):
         raise full
 
-    monkeypatch.setattr(detector._model, "detect_soft", fail)
+    monkeypatch.setattr(detector.model, "detect_soft", fail)
     with pytest.raises(InputError) as caught:
         detector.detect(image)
     assert str(caught.value).startswith(

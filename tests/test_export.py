@@ -285,7 +285,7 @@ def detector(weights):
 @pytest.mark.slow
 def test_onnx_on_a_real_image(onnx_file, detector, monuseg):
     image = mold_image(crop_of(monuseg, 128), detector.config)[None]
-    assert_detects_the_same(run_onnx(onnx_file, image), detector._model, image)
+    assert_detects_the_same(run_onnx(onnx_file, image), detector.model, image)
 
 
 @pytest.mark.slow
@@ -295,7 +295,7 @@ def test_saved_model_on_a_real_image(weights, detector, monuseg, tmp_path, capsy
     assert main(command) == 0
     assert capsys.readouterr().out == f"wrote {path}, for images of 128 x 128 pixels\n"
     image = mold_image(crop_of(monuseg, 128), detector.config)[None]
-    assert_detects_the_same(run_saved_model(path, image, tmp_path), detector._model, image)
+    assert_detects_the_same(run_saved_model(path, image, tmp_path), detector.model, image)
 
 
 @pytest.mark.slow
@@ -315,7 +315,7 @@ def test_the_documented_example(onnx_file, detector, tmp_path, shape):
     padded[: shape[0], : shape[1]] = image
     molded = mold_image(padded, detector.config, window=(0, 0, *shape))[None]
     meta = whole_image_meta(padded.shape, detector.config)
-    found = detector._model.detect_molded(molded, meta)[0]
+    found = detector.model.detect_molded(molded, meta)[0]
     expected = Instances.from_dense(found["masks"], found["scores"]).to_label_map()
     expected = expected[: shape[0], : shape[1]]
     assert labels.shape == shape

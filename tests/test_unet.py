@@ -241,7 +241,7 @@ def test_detector_is_built_from_the_file(run):
     assert isinstance(detector.config, TinyUNetConfig)
     image = draw_tile(150, np.random.default_rng(0))[0]
     found = detector.detect(image)
-    maps = detector._model.predict(image)
+    maps = detector.model.predict(image)
     assert maps.shape == (150, 150, 3) and 0 <= maps.min() <= maps.max() <= 1
     expected = segment(maps, 0.0, min_area=5)
     np.testing.assert_array_equal(found.to_label_map(), expected.to_label_map())
@@ -297,7 +297,7 @@ def test_validation_sees_what_detection_does():
 
 
 def test_statistics_may_be_given(run):
-    network = Detector(run)._model
+    network = Detector(run).model
     image = draw_tile(96, np.random.default_rng(0))[0]
     own, dark = network.predict(image), network.predict(image // 2)
     given = normalize_statistics(image, network.config)
@@ -371,7 +371,7 @@ def test_onnx_draws_the_same_maps(run, tmp_path):
     path = tmp_path / "unet.onnx"
     assert main(["export", "--weights", str(run), "--output", str(path), "--size", "64"]) == 0
     image = draw_tile(64, np.random.default_rng(0))[0]
-    network = Detector(run)._model
+    network = Detector(run).model
     molded = mold_image(image, network.config)[np.newaxis].astype(np.float32)
     found = run_onnx(path, molded)
     assert list(found) == ["maps"] and found["maps"].shape == (1, 64, 64, 3)

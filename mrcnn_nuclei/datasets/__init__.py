@@ -1,6 +1,6 @@
 """Readers of annotated images, one module a format.
 
-Each of `monuseg`, `dsb2018`, `label_maps` and `coco` offers three functions:
+Each of `monuseg`, `dsb2018`, `label_maps`, `outlines` and `coco` offers three functions:
 
 - `recognises(root)` tells cheaply whether a folder (for `coco` also a file) looks like its layout;
 - `find(root, subset=None)` lists the samples, in the order of their names, without reading pixels;
@@ -20,12 +20,13 @@ from mrcnn.errors import InputError
 __all__ = ["FORMATS", "NucleusDataset", "Sample", "detect_format", "reader"]
 
 #: Formats read from disk, in the order in which `detect_format` tries them.
-FORMATS = ("dsb2018", "monuseg", "label_maps", "coco")
+FORMATS = ("dsb2018", "monuseg", "label_maps", "outlines", "coco")
 
 LAYOUTS = (
     "dsb2018 (ID/images/ID.png with ID/masks/*.png), "
     "monuseg (NAME.tif with NAME.xml, or train/NAME.tif with labels/NAME.png), "
     "label_maps (images/NAME.* with labels/NAME.*, or NAME.* with NAME_label.*), "
+    "outlines (images/NAME.* with annotations/NAME.geojson or NAME.zip, or beside each other), "
     "coco (one JSON file with the images beside it or in images/)"
 )
 
@@ -90,7 +91,7 @@ def detect_format(root, subset=None):
     Raises
     ------
     InputError
-        If `root` does not exist, holds no images, or has none of the four layouts.
+        If `root` does not exist, holds no images, or has none of the five layouts.
     """
     from mrcnn_nuclei.image_files import IMAGE_SUFFIXES
 

@@ -53,7 +53,7 @@ class NucleusDataset(Dataset):
         root : str or Path
             The data set's folder; a file is possible with "coco". With "synthetic" the seed, or
             None for 0.
-        format : {"monuseg", "dsb2018", "label_maps", "coco", "synthetic"}, optional
+        format : {"monuseg", "dsb2018", "label_maps", "outlines", "coco", "synthetic"}, optional
             Default: told by the layout of `root`.
         subset : str, optional
         fold : int, optional

@@ -74,8 +74,9 @@ def read(path, shape=None):
     Returns
     -------
     Instances
-        Polygons with their holes. Where some objects are detections or cells, the others are left
-        out: they are regions of tissue. Of a cell it is the nucleus. Scores are the measurement
+        Polygons with their holes. Objects of a class that ends in "*" are left out: QuPath's for
+        what is to be ignored. Where some objects are detections or cells, the others are left
+        out too: they are regions of tissue. Of a cell it is the nucleus. Scores are the measurement
         "score" or "Detection probability", else 1; classes are those that `write` names, else 1.
 
     Raises
@@ -90,6 +91,7 @@ def read(path, shape=None):
         if isinstance(content, dict):
             content = content["features"] if "features" in content else [content]
         objects = [(feature, feature.get("properties") or {}) for feature in content]
+        objects = [one for one in objects if not _class_name(one[1]).endswith("*")]
         nuclei = [one for one in objects if one[1].get("objectType") in ("detection", "cell")]
         nuclei = nuclei or objects
         rings = [_rings(feature) for feature, _ in nuclei]
@@ -195,7 +197,10 @@ def _score(properties):
     return next((float(measurements[name]) for name in SCORES if name in measurements), 1)
 
 
+def _class_name(properties):
+    return (properties.get("classification") or {}).get("name") or ""
+
+
 def _class_id(properties):
-    name = (properties.get("classification") or {}).get("name", "")
-    number = name.removeprefix("Class ")
-    return int(number) if name != number and number.isdecimal() and int(number) else 1
+    word, _, number = _class_name(properties).partition(" ")
+    return int(number) if word == "Class" and number.isdecimal() and int(number) else 1
