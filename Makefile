@@ -6,7 +6,7 @@ BACKENDS := .venv/.backends
 PYTEST := .venv/bin/python -m pytest -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-backends test-all lint bench clean
+.PHONY: help demo test test-slow test-backends test-all lint bench notebooks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -34,6 +34,9 @@ lint: $(VENV) ## style and formatting
 
 bench: $(VENV) ## measure speed
 	.venv/bin/python benchmarks/run.py
+
+notebooks: $(VENV) ## execute the notebooks and keep what they show
+	.venv/bin/python scripts/run_notebooks.py
 
 clean: ## remove .venv and what tests and builds left; results and weights stay
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*

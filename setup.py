@@ -16,6 +16,7 @@ ZARR = ["zarr>=3.0.8,<4", "numcodecs>=0.16.6"]
 FORMATS = ["pyarrow>=17", "roifile>=2026.2.10", *ZARR]
 SLIDES = ["openslide-python>=1.4", "openslide-bin>=4.0.0.6", "shapely>=2", *ZARR]
 CLUSTER = ["distributed>=2025.1"]
+NOTEBOOKS = ["ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10"]
 EXPORT = ["tf2onnx>=1.17,<2", "onnx>=1.23,<2", "onnxruntime>=1.20"]
 
 CORE = [
@@ -45,6 +46,7 @@ EXTRAS = {
     "imgaug": [IMGAUG],
     "export": EXPORT,
     "formats": FORMATS,
+    "notebooks": ["jupyterlab>=4.2", *NOTEBOOKS, *FORMATS],
     "napari": ["napari[pyqt6]>=0.5.5"],
     "slides": SLIDES,
     "cluster": CLUSTER,
@@ -63,6 +65,7 @@ EXTRAS = {
         *FORMATS,
         *SLIDES,
         *CLUSTER,
+        *NOTEBOOKS,
     ],
 }
 

@@ -16,7 +16,14 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).resolve().parent.parent
 
 NOT_OURS = {".git", ".venv", ".device", "build", "dist", "logs", "demo", "output", "__pycache__"}
-NOT_OURS |= {".pytest_cache", ".ruff_cache", ".hypothesis", "mrcnn_nuclei.egg-info"}
+NOT_OURS |= {
+    "notebook_runs",
+    "site",
+    ".pytest_cache",
+    ".ruff_cache",
+    ".hypothesis",
+    "mrcnn_nuclei.egg-info",
+}
 
 BACKENDS = {"tensorflow", "jax", "torch"}
 SLOW_IMPORTS = BACKENDS | {"keras"}
@@ -223,3 +230,10 @@ def test_the_architecture_page_lists_every_module():
             if not path.name.startswith("__")
         }
         assert listed == there, package
+
+
+def test_citation_is_of_this_version():
+    from mrcnn import __version__
+
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.search(r"^version: (.+)$", citation, re.MULTILINE).group(1) == __version__
