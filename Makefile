@@ -6,7 +6,7 @@ BACKENDS := .venv/.backends
 PYTEST := .venv/bin/python -m pytest -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-backends test-all lint bench notebooks clean
+.PHONY: help demo test test-slow test-backends test-all lint bench notebooks docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -38,8 +38,11 @@ bench: $(VENV) ## measure speed
 notebooks: $(VENV) ## execute the notebooks and keep what they show
 	.venv/bin/python scripts/run_notebooks.py
 
-clean: ## remove .venv and what tests and builds left; results and weights stay
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
+docs: $(VENV) ## build the documentation into site/, without a warning
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
+
+clean: ## remove .venv, the documentation and what tests and builds left; results and weights stay
+	rm -rf .venv site build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV): setup.py scripts/setup.sh

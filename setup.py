@@ -17,6 +17,7 @@ FORMATS = ["pyarrow>=17", "roifile>=2026.2.10", *ZARR]
 SLIDES = ["openslide-python>=1.4", "openslide-bin>=4.0.0.6", "shapely>=2", *ZARR]
 CLUSTER = ["distributed>=2025.1"]
 NOTEBOOKS = ["ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10"]
+DOCS = ["mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.27", "nbconvert>=7.16"]
 EXPORT = ["tf2onnx>=1.17,<2", "onnx>=1.23,<2", "onnxruntime>=1.20"]
 
 CORE = [
@@ -46,6 +47,7 @@ EXTRAS = {
     "imgaug": [IMGAUG],
     "export": EXPORT,
     "formats": FORMATS,
+    "docs": DOCS,
     "notebooks": ["jupyterlab>=4.2", *NOTEBOOKS, *FORMATS],
     "napari": ["napari[pyqt6]>=0.5.5"],
     "slides": SLIDES,
@@ -66,6 +68,7 @@ EXTRAS = {
         *SLIDES,
         *CLUSTER,
         *NOTEBOOKS,
+        *DOCS,
     ],
 }
 

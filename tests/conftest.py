@@ -2,6 +2,9 @@
 
 import logging
 import os
+import runpy
+import sys
+import types
 from functools import cache
 from pathlib import Path
 
@@ -28,6 +31,18 @@ def shared():
 def monuseg(shared):
     """The MoNuSeg training images."""
     return shared / "data" / "monuseg"
+
+
+@pytest.fixture
+def distribution(monkeypatch):
+    """The arguments that setup.py gives to setuptools."""
+    said = {}
+    setuptools = types.ModuleType("setuptools")
+    setuptools.find_packages = lambda include: include
+    setuptools.setup = said.update
+    monkeypatch.setitem(sys.modules, "setuptools", setuptools)
+    runpy.run_path(str(ROOT / "setup.py"))
+    return said
 
 
 @pytest.fixture(autouse=True)

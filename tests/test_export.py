@@ -324,6 +324,28 @@ def test_the_documented_example(onnx_file, detector, tmp_path, shape):
     assert np.mean(labels != expected) < 0.01
 
 
+@pytest.mark.slow
+def test_the_documented_programs_with_keras(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
+    first, _, last = re.findall(r"```python\n(.*?)```", page, re.S)
+    config = tiny_config()
+    model = MaskRCNN("inference", config, ".")
+    fill_by_rule(model.keras_model)
+    model.keras_model.save_weights("mask_rcnn.h5")
+    session = {"MaskRCNN": MaskRCNN, "config": config, "class_names": ["BG", "nucleus"]}
+    exec(compile(first, "export.md", "exec"), session)
+    session["model"].export("nuclei")
+
+    import tensorflow as tf
+
+    session |= {"tf": tf, "molded": np.zeros((1, *config.IMAGE_SHAPE), np.float32)}
+    exec(compile(last, "export.md", "exec"), session)
+    assert session["found"]["detections"].shape == (1, config.DETECTION_MAX_INSTANCES, 6)
+    written = onnxruntime.InferenceSession("mask_rcnn.onnx").get_modelmeta().custom_metadata_map
+    assert json.loads(written["metadata"])["class_names"] == ["BG", "nucleus"]
+
+
 EXPORT = """
 import sys
 from helpers import fill_by_rule, tiny_config

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_project import distribution  # noqa: F401  (a fixture)
 
 from mrcnn.errors import InputError
 from mrcnn.instances import Instances
@@ -153,7 +152,7 @@ def test_what_the_command_complains_of_is_one_line():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # npe2 has old calls of pydantic
-def test_the_manifest_is_valid_and_installed(distribution):  # noqa: F811
+def test_the_manifest_is_valid_and_installed(distribution):
     from npe2 import PluginManifest
 
     manifest = PluginManifest.from_file(MANIFEST)
@@ -167,7 +166,7 @@ def test_the_manifest_is_valid_and_installed(distribution):  # noqa: F811
     assert command.python_name == "mrcnn_nuclei.napari.widget:make_widget"
 
 
-def test_other_files_of_the_packages_are_installed(distribution):  # noqa: F811
+def test_other_files_of_the_packages_are_installed(distribution):
     for package, names in distribution["package_data"].items():
         folder = ROOT.joinpath(*package.split("."))
         there = {path.name for path in folder.iterdir() if path.suffix not in (".py", "")}

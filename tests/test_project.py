@@ -3,10 +3,8 @@
 import ast
 import os
 import re
-import runpy
 import subprocess
 import sys
-import types
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -66,18 +64,6 @@ def within(name, package):
 
 ENGINE = package_modules("mrcnn")
 NUCLEI = package_modules("mrcnn_nuclei")
-
-
-@pytest.fixture
-def distribution(monkeypatch):
-    """The arguments that setup.py gives to setuptools."""
-    said = {}
-    setuptools = types.ModuleType("setuptools")
-    setuptools.find_packages = lambda include: include
-    setuptools.setup = said.update
-    monkeypatch.setitem(sys.modules, "setuptools", setuptools)
-    runpy.run_path(str(ROOT / "setup.py"))
-    return said
 
 
 def test_requirements_have_the_bounds_of_setup(distribution):
