@@ -271,6 +271,27 @@ def build_parser():
     _add_format(command)
 
     command = subparsers.add_parser(
+        "figures",
+        help="draw the figures of the paper",
+        description="Draw the figures of the paper for any weights and images: the model (figure "
+        "1), what it finds in annotated images (2) and in others (3). Without images, in drawn "
+        "tissue. See docs/report.md.",
+    )
+    command.set_defaults(run=commands.figures)
+    _add_dataset(command, "subset to show (default: val)", required=False)
+    command.add_argument(
+        "--image", nargs="+", default=[], metavar="FILE", help="images for figure 3"
+    )
+    _add_trained(command, "; he or free: those of the project (default: he)")
+    command.add_argument(
+        "--count", type=_count, default=3, metavar="N", help="images of a figure (default: 3)"
+    )
+    command.add_argument(
+        "--output", default="figures", metavar="DIR", help="folder to write to (default: figures)"
+    )
+    _add_settings(command)
+
+    command = subparsers.add_parser(
         "view",
         help="look at an image and its nuclei in napari",
         description="Open an image in napari, with the nuclei found in it as labels and their "

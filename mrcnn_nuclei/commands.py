@@ -6,6 +6,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from mrcnn.errors import InputError
+from mrcnn.instances import Instances
 from mrcnn_nuclei import datasets
 from mrcnn_nuclei.config import MODELS, make_config, parse_settings
 from mrcnn_nuclei.formats import parse_writers
@@ -294,6 +295,35 @@ def report(options):
     size = page.stat().st_size
     size = f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
     print(f"wrote {page}, {size}; open it with a browser")
+
+
+def figures(options):
+    """Draw the figures of the paper."""
+    from mrcnn_nuclei.image_files import read_image
+
+    settings = parse_settings(options.settings, options.preset or "compact", "unet")
+    _require_weights(options.weights, (None, "last", *FILES))
+    for path in options.image:
+        _require_file(path, "image")
+    validation = []
+    if options.dataset or not options.image:
+        format = options.format if options.dataset else "synthetic"
+        dataset = datasets.NucleusDataset().load(
+            options.dataset, format, options.subset or "val", options.fold
+        )
+        for image_id in dataset.image_ids[: options.count]:
+            labels, class_ids = dataset.load_labels(image_id)
+            truth = Instances.from_label_map(labels)[class_ids > 0]
+            validation.append((dataset.names[image_id], dataset.load_image(image_id), truth))
+    test = [(Path(path).stem, read_image(path)) for path in options.image[: options.count]]
+
+    import_keras()
+    from mrcnn_nuclei.detector import Detector
+    from mrcnn_nuclei.figures import draw_figures
+
+    detector = Detector(_trained_weights(options), options.preset, settings)
+    written = draw_figures(detector, validation, test, options.output)
+    print("wrote", *written)
 
 
 def view(options):
