@@ -1,5 +1,6 @@
 """The documents: links lead somewhere, commands exist, what they show runs as it stands."""
 
+import argparse
 import re
 import shlex
 import shutil
@@ -13,8 +14,10 @@ from test_slides import write_aperio
 
 from mrcnn.instances import Instances
 from mrcnn_nuclei import cli
+from mrcnn_nuclei.config import parse_settings
 from mrcnn_nuclei.datasets import synthetic
-from mrcnn_nuclei.formats import geojson, imagej
+from mrcnn_nuclei.formats import geojson, imagej, parse_writers
+from mrcnn_nuclei.switches import ABLATIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
@@ -29,6 +32,7 @@ NAMES = [path.relative_to(ROOT).as_posix() for path in PAGES]
 BLOCK = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LANGUAGES = {"sh", "python", "text"}
 
+OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 PYTHON_ELSEWHERE = {"docs/migrating.md": "test_clients.py", "docs/export.md": "test_export.py"}
 """Pages whose programs another test runs."""
 
@@ -39,12 +43,20 @@ def blocks(name):
 
 
 def commands(name):
-    """The commands of a page's shell blocks, each a list of words without leading settings."""
+    """The commands of a page's shell blocks, each a list of words without leading settings.
+
+    Variables that a line of the page sets stand for their value in later lines.
+    """
+    variables = {}
     for language, text in blocks(name):
         if language != "sh":
             continue
         for line in text.replace("\\\n", " ").splitlines():
+            line = re.sub(r"\$(\w+)", lambda match: variables[match[1]], line)
             words = shlex.split(line, comments=True)
+            if len(words) == 1 and (assignment := re.fullmatch(r"(\w+)=(.*)", words[0])):
+                variables[assignment[1]] = assignment[2]
+                continue
             while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
                 words.pop(0)
             if words:
@@ -54,7 +66,8 @@ def commands(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_fences_are_closed_and_say_what_they_hold(name):
     text = (ROOT / name).read_text(encoding="utf-8")
-    assert len(re.findall("^```", text, re.MULTILINE)) == 2 * len(blocks(name))
+    fences = re.findall(r"^[ \t>]*(?:```|~~~)", text, re.MULTILINE)
+    assert fences == ["```"] * 2 * len(blocks(name))
     assert {language for language, _ in blocks(name)} <= LANGUAGES
 
 
@@ -94,9 +107,39 @@ def check_pip(words, extras):
             Requirement(word)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "benchmarks/RESULTS.md"])
+def check_options(arguments):
+    """The parser takes what is asked of `nucleus`, and so does who reads the lists in it."""
+    options = cli.build_parser().parse_args(arguments)
+    if getattr(options, "write", None):
+        parse_writers(options.write)
+    if getattr(options, "only", None):
+        assert set(options.only.split(",")) <= set(ABLATIONS), arguments
+    if getattr(options, "settings", None):
+        # A command that names no network takes those of either; the U-Net has all there are.
+        trained = options.command in {"train", "crossval", "ablate"} and options.model != "both"
+        model = options.model if trained else "unet"
+        parse_settings(options.settings, options.preset or "compact", model)
+
+
+def flags(parser):
+    """All options of a parser and of its commands."""
+    found = set(parser._option_string_actions)
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            found |= {flag for command in action.choices.values() for flag in flags(command)}
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_options_named_in_the_text_exist(name):
+    text = BLOCK.sub("", (ROOT / name).read_text(encoding="utf-8"))
+    named = {flag for code in re.findall(r"`([^`]+)`", text) for flag in OPTION.findall(code)}
+    programs = [path.read_text(encoding="utf-8") for path in (ROOT / "benchmarks").glob("*.py")]
+    assert named <= flags(cli.build_parser()).union(*map(OPTION.findall, programs))
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_commands_exist(name, distribution):
-    """But those of RESULTS, which tell what was run, with variables of the shell."""
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for words in commands(name):
         program, *arguments = words
@@ -106,8 +149,7 @@ def test_commands_exist(name, distribution):
         if program == "nucleus" or arguments[:1] == ["samples/nucleus.py"]:
             if arguments == ["--version"]:
                 continue
-            arguments = arguments[program != "nucleus" :]
-            cli.build_parser().parse_args(arguments)
+            check_options(arguments[program != "nucleus" :])
         elif program == "make":
             assert set(arguments) <= set(targets), words
         elif program == "pip":
