@@ -1,7 +1,9 @@
 """Pictures of images, instances, boxes and training internals, with Matplotlib.
 
 Functions that take an `ax` draw into it and leave showing to the caller; without one they make a
-figure and show it.
+figure and show it. Those that colour instances take a `palette`: a name of `mrcnn.palettes`, whose
+colours any eye can tell apart, or "auto" for the one that suits the image. By default each instance
+has a random hue, as Matterport's.
 """
 
 import colorsys
@@ -11,17 +13,26 @@ import random
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import patheffects
 from matplotlib.collections import PolyCollection
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from mrcnn import utils
 from mrcnn.instances import Instances
+from mrcnn.palettes import find_palette, neighbour_indices
 
 ROOT_DIR = os.path.abspath("../")
 
-#: More instances than this get a small font, and more than that no captions but the caller's own.
-SMALL_CAPTIONS_ABOVE, NO_CAPTIONS_ABOVE = 30, 200
+FEW, MANY = 30, 200
+"""Up to so many instances all have a caption; of more than so many none has, and masks are tinted
+lightly."""
+
+TINT, LIGHT_TINT = 0.5, 0.2
+"""Share of the colour in the pixels of a mask."""
+
+CAPTION_SIZES = (5, 11)
+"""Points. Where captions would have to be smaller to find room, they are left out."""
 
 
 def display_images(images, titles=None, cols=4, cmap=None, norm=None, interpolation=None):
@@ -106,8 +117,9 @@ def display_instances(
     show_bbox=True,
     colors=None,
     captions=None,
+    palette=None,
 ):
-    """Show an image with its instances.
+    """Show an image with its instances, legibly for one as for a thousand.
 
     Parameters
     ----------
@@ -125,9 +137,13 @@ def display_instances(
     ax : matplotlib.axes.Axes, optional
     show_mask, show_bbox : bool
         Whether to tint the masks, to draw the boxes. The outlines of the masks are always drawn.
+        Lines are as thin as the instances are small.
     colors : sequence of N colours, optional
     captions : sequence of N str, optional
-        Default: class and score, in a small font for many instances and left out for hundreds.
+        Default: class and score, in a small font for many instances and left out for hundreds, or
+        where there is no room.
+    palette : str, optional
+        See above; neighbours get different colours of it. `colors` go before.
     """
     count = len(boxes)
     if count == 0:
@@ -140,7 +156,8 @@ def display_instances(
     own_figure = ax is None
     if own_figure:
         _, ax = plt.subplots(1, figsize=figsize)
-    colors = random_colors(count) if colors is None else colors
+    if colors is None:
+        colors = _choose_colors(image, boxes, palette)
     height, width = image.shape[:2]
     ax.set_ylim(height + 10, -10)
     ax.set_xlim(-10, width + 10)
@@ -150,22 +167,21 @@ def display_instances(
     boxes = np.asarray(boxes)
     shown = [k for k in range(count) if boxes[k].any()]
     if show_mask:
-        image = _tint(image, instances, shown, colors)
+        image = _tint(image, instances, shown, colors, TINT if count <= MANY else LIGHT_TINT)
     ax.imshow(_displayable(image))
+    side = _side_in_points(ax, boxes[shown])
     if show_bbox:
-        _add_boxes(ax, boxes[shown], [colors[k] for k in shown])
-    _add_outlines(ax, instances, shown, colors)
-    if captions is None and count <= NO_CAPTIONS_ABOVE:
-        names = [class_names[class_id] for class_id in class_ids]
-        if scores is None:
-            captions = names
-        else:
-            captions = [f"{name} {score:.3f}" for name, score in zip(names, scores)]
-    if captions is not None:
-        size = 11 if count <= SMALL_CAPTIONS_ABOVE else 6
-        for k in shown:
-            y1, x1 = boxes[k, :2]
-            ax.text(x1, y1 + 8, captions[k] or "", color="w", size=size, backgroundcolor="none")
+        _add_boxes(ax, boxes[shown], [colors[k] for k in shown], side)
+    _add_outlines(ax, instances, shown, colors, side)
+    own_captions = captions is not None
+    if not own_captions:
+        captions = [class_names[class_id] for class_id in class_ids]
+        if scores is not None:
+            captions = [f"{name} {score:.3f}" for name, score in zip(captions, scores)]
+    size = _caption_size([captions[k] or "" for k in shown], side, own_captions)
+    for k in shown if size else ():
+        y1, x1 = boxes[k, :2]
+        _add_caption(ax, x1, y1 + 8, captions[k], size=size)
     if own_figure:
         _show()
 
@@ -186,11 +202,12 @@ def display_differences(
     show_box=True,
     iou_threshold=0.5,
     score_threshold=0.5,
+    palette=None,
 ):
     """Show ground truth (green) and predictions (red) in one picture.
 
     Each prediction is captioned with its score and its IoU with the ground truth that it matches,
-    or else with the one it overlaps most.
+    or else with the one it overlaps most; where there are hundreds, none is.
 
     Parameters
     ----------
@@ -203,6 +220,8 @@ def display_differences(
     show_mask, show_box : bool
     iou_threshold, score_threshold : float
         As for `mrcnn.utils.compute_matches`.
+    palette : str, optional
+        See above: its first two colours in place of green and red, with a legend.
     """
     # compute_matches drops padding and sorts by score: do it here, to keep its indices.
     gt = np.flatnonzero(np.asarray(gt_box).any(axis=1))
@@ -227,22 +246,39 @@ def display_differences(
     for k, (score, matched) in enumerate(zip(pred_score, pred_match)):
         best = overlaps[k, int(matched)] if matched > -1 else np.max(overlaps[k], initial=0)
         captions.append(f"{score:.2f} / {best:.2f}")
+    if len(captions) > MANY:
+        captions = [""] * len(captions)
+    own_figure = ax is None
+    if own_figure:
+        _, ax = plt.subplots(1, figsize=(16, 16))
+    if palette is None:
+        true_color, pred_color = (0, 1, 0, 0.8), (1, 0, 0, 1)
+        title = title or "Ground truth (green) and predictions (red): score / IoU"
+    else:
+        true_color, pred_color = _levels(palette, image)[:2] / 255
+        title = title or "Ground truth and predictions: score / IoU"
     display_instances(
         image,
         np.concatenate([gt_box, pred_box]),
         np.concatenate([gt_mask, pred_mask], axis=2),
         np.concatenate([gt_class_id, pred_class_id]),
         class_names,
-        title=title or "Ground truth (green) and predictions (red): score / IoU",
+        title=title,
         ax=ax,
         show_mask=show_mask,
         show_bbox=show_box,
-        colors=[(0, 1, 0, 0.8)] * len(gt) + [(1, 0, 0, 1)] * len(pred),
+        colors=[true_color] * len(gt) + [pred_color] * len(pred),
         captions=captions,
     )
+    if palette is not None:
+        names = ("ground truth", "predictions")
+        lines = [Line2D([], [], color=color) for color in (true_color, pred_color)]
+        ax.legend(lines, names, facecolor="0.5", framealpha=1, labelcolor="black")
+    if own_figure:
+        _show()
 
 
-def draw_rois(image, rois, refined_rois, mask, class_ids, class_names, limit=10):
+def draw_rois(image, rois, refined_rois, mask, class_ids, class_names, limit=10, palette=None):
     """Show a random choice of proposals with their refined boxes, and count the positive ones.
 
     Parameters
@@ -257,6 +293,8 @@ def draw_rois(image, rois, refined_rois, mask, class_ids, class_names, limit=10)
     class_names : list of str
     limit : int
         How many to draw. Which, is decided by NumPy's global random stream.
+    palette : str, optional
+        See above.
     """
     chosen = np.random.permutation(len(rois))[:limit]  # noqa: NPY002
     _, ax = plt.subplots(1, figsize=(12, 12))
@@ -270,7 +308,8 @@ def draw_rois(image, rois, refined_rois, mask, class_ids, class_names, limit=10)
     ax.axis("off")
 
     tinted = image.copy()
-    for k, color in zip(chosen, random_colors(len(chosen))):
+    colors = _choose_colors(image, np.asarray(rois)[chosen], palette)
+    for k, color in zip(chosen, colors):
         positive = class_ids[k] > 0
         _add_rectangle(ax, rois[k], color if positive else "gray", "dashed")
         if not positive:
@@ -279,7 +318,7 @@ def draw_rois(image, rois, refined_rois, mask, class_ids, class_names, limit=10)
         _add_rectangle(ax, refined, color, "solid")
         _connect(ax, rois[k], refined, color)
         y1, x1 = np.asarray(rois[k])[:2]
-        ax.text(x1, y1 + 8, class_names[class_ids[k]], color="w", size=11)
+        _add_caption(ax, x1, y1 + 8, class_names[class_ids[k]], size=11)
         apply_mask(tinted, utils.unmold_mask(mask[k], refined, image.shape), color)
     ax.imshow(tinted)
 
@@ -413,6 +452,7 @@ def draw_boxes(
     visibilities=None,
     title="",
     ax=None,
+    palette=None,
 ):
     """Show an image with boxes before refinement, after it, or both.
 
@@ -428,6 +468,8 @@ def draw_boxes(
         Emphasis of each of `boxes`: 0 grey, 1 dotted (default), 2 solid.
     title : str
     ax : matplotlib.axes.Axes, optional
+    palette : str, optional
+        See above.
     """
     if boxes is None and refined_boxes is None:
         raise ValueError("draw_boxes needs boxes, refined_boxes or both")
@@ -443,7 +485,7 @@ def draw_boxes(
     ax.set_title(title)
 
     styles = {0: ("dotted", 0.5), 1: ("dotted", 1), 2: ("solid", 1)}
-    colors = random_colors(count)
+    colors = _choose_colors(image, boxes if boxes is not None else refined_boxes, palette)
     for k in range(count):
         visibility = 1 if visibilities is None else int(visibilities[k])
         color = "gray" if visibility == 0 else colors[k]
@@ -468,8 +510,8 @@ def draw_boxes(
             )
     if masks is not None:
         instances = Instances.from_dense(masks)
-        image = _tint(image, instances, range(count), colors)
-        _add_outlines(ax, instances, range(count), colors)
+        image = _tint(image, instances, range(count), colors, TINT)
+        _add_outlines(ax, instances, range(count), colors, _side_in_points(ax, instances.boxes))
     ax.imshow(_displayable(image))
     if own_figure:
         _show()
@@ -557,24 +599,76 @@ def _as_instances(image, boxes, masks):
     return Instances(image.shape[:2], boxes, ones, ones, masks)
 
 
-def _tint(image, instances, shown, colors):
+def _levels(palette, image):
+    """The colours of a palette that is to be drawn on an image, uint8 [K, 3]."""
+    image = _displayable(image)
+    image = np.stack([image] * 3, axis=-1) if image.ndim == 2 else image[..., :3]
+    return find_palette(palette, image if image.dtype == np.uint8 else 255 * image)
+
+
+def _choose_colors(image, boxes, palette):
+    """A colour for each box: random hues, or by a palette."""
+    if palette is None:
+        return random_colors(len(boxes))
+    levels = _levels(palette, image)
+    boxes = np.asarray(boxes).astype(int)
+    return [tuple(color) for color in levels[neighbour_indices(boxes, len(levels))] / 255]
+
+
+def _tint(image, instances, shown, colors, alpha):
     image = np.array(image)
     for k in shown:
         y1, x1, y2, x2 = instances.boxes[k]
-        apply_mask(image[y1:y2, x1:x2], instances.masks[k], colors[k])
+        apply_mask(image[y1:y2, x1:x2], instances.masks[k], colors[k], alpha)
     return image
 
 
-def _add_outlines(ax, instances, shown, colors):
+def _side_in_points(ax, boxes):
+    """How large the median box is on paper; infinite if there is none."""
+    if not len(boxes):
+        return np.inf
+    boxes = np.asarray(boxes)
+    side = np.median(np.sqrt(np.prod(boxes[:, 2:4] - boxes[:, :2], axis=1)))
+    pixels = abs(np.diff(ax.get_xlim())[0])
+    inches = ax.get_window_extent().width / ax.figure.dpi
+    return side * inches * 72 / pixels
+
+
+def _line_width(side, limits):
+    return float(np.clip(side / 20, *limits))
+
+
+def _caption_size(captions, side, always):
+    """Points with which the median caption is no wider than two boxes; None: better without."""
+    smallest, largest = CAPTION_SIZES
+    length = np.median([len(caption) for caption in captions]) if captions else 0
+    fitting = 2 * side / (0.6 * length) if length else largest
+    if always or len(captions) <= FEW or (len(captions) <= MANY and fitting >= smallest):
+        return float(np.clip(fitting, smallest, largest))
+    return None
+
+
+def _add_caption(ax, x, y, text, **style):
+    if text:
+        edge = patheffects.withStroke(linewidth=1.5, foreground="black")
+        ax.text(x, y, text, color="w", path_effects=[edge], **style)
+
+
+def _add_outlines(ax, instances, shown, colors, side):
     polygons = instances.to_polygons()
     # Matplotlib puts the centre of a pixel, not its corner, at whole numbers.
     rings = [(ring - 0.5, colors[k]) for k in shown for ring in polygons[k]]
-    _add_collection(ax, [r for r, _ in rings], [c for _, c in rings], linewidths=1)
+    width = _line_width(side, (0.5, 1.5))
+    # A dark edge keeps bright lines apart from a bright ground.
+    edge = patheffects.withStroke(linewidth=1.8 * width, foreground="black", alpha=0.5)
+    style = {"linewidths": width, "path_effects": [edge]}
+    _add_collection(ax, [r for r, _ in rings], [c for _, c in rings], **style)
 
 
-def _add_boxes(ax, boxes, colors):
+def _add_boxes(ax, boxes, colors, side):
     corners = [[(x1, y1), (x2, y1), (x2, y2), (x1, y2)] for y1, x1, y2, x2 in boxes]
-    _add_collection(ax, corners, colors, linewidths=2, linestyles="dashed", alpha=0.7)
+    width = _line_width(side, (0.4, 2))
+    _add_collection(ax, corners, colors, linewidths=width, linestyles="dashed", alpha=0.7)
 
 
 def _add_collection(ax, polygons, colors, **style):

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from mrcnn.images import is_dark
 from mrcnn.opencv import cv2
 
 TILE = 128
@@ -35,11 +36,6 @@ def is_blank(image):
     return bool(np.ptp(smooth, axis=(0, 1)).max() < BLANK)
 
 
-DARK = 80
-"""Grey level of the brightest colour below which the ground of an image is dark. Medians are up to
-44 in fluorescence of the Data Science Bowl 2018, and at least 111 in the tissue of MoNuSeg."""
-
-
 def prepare(image, config):
     """What a network is shown of an image, before normalisation.
 
@@ -57,21 +53,6 @@ def prepare(image, config):
     if config.INVERT_DARK and is_dark(image):
         image = 255 - image
     return enhance(image, config.CLAHE)
-
-
-def is_dark(image):
-    """Whether what an image shows is bright on a dark ground, as in fluorescence.
-
-    Parameters
-    ----------
-    image : ndarray uint8 [H, W, 3]
-
-    Returns
-    -------
-    bool
-        Whether half of its pixels are darker than DARK in all colours.
-    """
-    return bool(np.median(image.max(axis=2)) < DARK)
 
 
 def enhance(image, clip_limit):

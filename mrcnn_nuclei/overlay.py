@@ -6,19 +6,13 @@ from mrcnn.errors import InputError
 from mrcnn.files import atomic_path
 from mrcnn.instances import Instances
 from mrcnn.opencv import cv2
-from mrcnn.overlaps import meeting_boxes
+from mrcnn.palettes import AUTO, find_palette, neighbour_indices
 from mrcnn_nuclei.formats import bands
 from mrcnn_nuclei.metrics import find_matched, find_overlaps
 from mrcnn_nuclei.resolution import scaled_shape
 from mrcnn_nuclei.slides import Picture
 
-#: RGB. Bright, and apart from pink and purple stain and from each other for any colour vision.
-PALETTE = ((255, 230, 0), (0, 240, 255), (90, 255, 70), (255, 255, 255), (255, 140, 0))
-
 FOUND, FALSE, MISSED = (0, 240, 255), (255, 230, 0), (255, 255, 255)
-
-#: Nuclei closer than this many pixels get different colours.
-NEIGHBOURHOOD = 6
 
 #: Pixels of the longer side of an overlay; larger images are reduced.
 MAX_SIDE = 4096
@@ -27,15 +21,15 @@ MAX_SIDE = 4096
 THICK_ABOVE = 250
 
 
-def draw_overlay(image, instances, *, palette=PALETTE, thickness=None):
+def draw_overlay(image, instances, *, palette=AUTO, thickness=None):
     """Draw the outline of every instance, neighbours in different colours.
 
     Parameters
     ----------
     image : uint8 array [H, W, 3] or [H, W]
     instances : Instances
-    palette : sequence of (red, green, blue)
-        Levels from 0 to 255.
+    palette : str or sequence of (red, green, blue)
+        A name, see `mrcnn.palettes`, or levels from 0 to 255.
     thickness : int, optional
         Width of the lines in pixels, inside the masks. Default 1, and 2 for larger nuclei.
 
@@ -51,8 +45,10 @@ def draw_overlay(image, instances, *, palette=PALETTE, thickness=None):
     """
     canvas = _canvas(image, instances)
     thickness = thickness or _thickness(instances)
+    if isinstance(palette, str):
+        palette = find_palette(palette, canvas)
     palette = np.asarray(palette, np.uint8)
-    colours = palette[_colour_indices(instances.boxes, len(palette))]
+    colours = palette[neighbour_indices(instances.boxes, len(palette))]
     _draw_outlines(canvas, instances, colours, thickness)
     return canvas
 
@@ -155,9 +151,9 @@ def draw_reduced_overlay(image, found, side):
     factor = side / max(image.shape[:2])
     shape = scaled_shape(image.shape[:2], factor)
     canvas = image.thumbnail(shape)
-    palette = np.asarray(PALETTE, np.uint8)
+    palette = find_palette(AUTO, canvas)
     for _, instances in bands(found):
-        colours = palette[_colour_indices(instances.boxes, len(palette))]
+        colours = palette[neighbour_indices(instances.boxes, len(palette))]
         for mask, (y1, x1), colour in zip(instances.masks, instances.boxes[:, :2], colours):
             y, x = np.nonzero(_rim(mask, 1))
             rows = ((y + y1 + 0.5) * (shape[0] / image.shape[0])).astype(int)
@@ -201,24 +197,6 @@ def _rim(mask, thickness):
         borderValue=0,
     )
     return mask & (inside == 0)
-
-
-def _colour_indices(boxes, count):
-    """Greedy colouring, int [N]: each takes a colour that its neighbours so far use the least."""
-    grown = boxes + np.array([-1, -1, 1, 1]) * NEIGHBOURHOOD
-    rows, cols = meeting_boxes(grown, boxes)
-    earlier = cols < rows
-    rows, cols = rows[earlier], cols[earlier]
-    starts = np.searchsorted(rows, np.arange(len(boxes) + 1))
-    indices = np.zeros(len(boxes), int)
-    used = np.zeros(count, int)
-    for k in range(len(boxes)):
-        neighbours = indices[cols[starts[k] : starts[k + 1]]]
-        near = np.bincount(neighbours, minlength=count)
-        # Among the colours rarest nearby, the rarest so far, so that all are used evenly.
-        indices[k] = np.lexsort((used, near))[0]
-        used[indices[k]] += 1
-    return indices
 
 
 def _legend(width, entries):

@@ -9,12 +9,12 @@ from skimage.segmentation import find_boundaries
 from mrcnn.errors import InputError
 from mrcnn.instances import Instances
 from mrcnn.opencv import cv2
+from mrcnn.palettes import PALETTES
 from mrcnn_nuclei import overlay
 from mrcnn_nuclei.overlay import (
     FALSE,
     FOUND,
     MISSED,
-    PALETTE,
     compare_overlay,
     draw_overlay,
     save_png,
@@ -61,7 +61,7 @@ def test_touching_nuclei_differ_in_colour():
     colours = {(y // 6, x // 6): tuple(picture[y, x]) for y, x in grid}
     for (row, col), colour in colours.items():
         assert colours.get((row, col + 1)) != colour and colours.get((row + 1, col)) != colour
-    assert colours_in(picture) == {(0, 0, 0), *PALETTE}
+    assert colours_in(picture) == {(0, 0, 0), *PALETTES["dark"]}
 
 
 def test_comparison_tells_found_false_and_missed():

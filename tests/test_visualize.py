@@ -58,17 +58,17 @@ def test_signatures_are_matterports():
     }
     assert " ".join(parameters["display_instances"]) == (
         "image boxes masks class_ids class_names scores title figsize ax show_mask show_bbox "
-        "colors captions"
+        "colors captions palette"
     )
     assert " ".join(parameters["display_differences"]) == (
         "image gt_box gt_class_id gt_mask pred_box pred_class_id pred_score pred_mask class_names "
-        "title ax show_mask show_box iou_threshold score_threshold"
+        "title ax show_mask show_box iou_threshold score_threshold palette"
     )
     assert " ".join(parameters["draw_boxes"]) == (
-        "image boxes refined_boxes masks captions visibilities title ax"
+        "image boxes refined_boxes masks captions visibilities title ax palette"
     )
     assert " ".join(parameters["draw_rois"]) == (
-        "image rois refined_rois mask class_ids class_names limit"
+        "image rois refined_rois mask class_ids class_names limit palette"
     )
 
 
@@ -135,7 +135,7 @@ def test_display_instances_options(ax, no_windows):
         show_bbox=False,
         captions=["a", None, "c"],
     )
-    assert texts(ax) == ["a", ""] and len(collections(ax)) == 1
+    assert texts(ax) == ["a"] and len(collections(ax)) == 1
     assert (ax.images[0].get_array() == 50).all()
     visualize.display_instances(image, boxes, masks, [1, 2, 1], NAMES)
     assert no_windows == [1]
@@ -182,7 +182,7 @@ def test_display_differences_pairs_captions_with_predictions(ax):
         NAMES,
         ax=ax,
     )
-    assert texts(ax) == ["", "", "0.90 / 1.00", "0.70 / 0.50"]
+    assert texts(ax) == ["0.90 / 1.00", "0.70 / 0.50"]
     outlines = collections(ax)[1]
     np.testing.assert_allclose(outlines.get_edgecolor()[[0, 3]], [[0, 1, 0, 0.8], [1, 0, 0, 1]])
 
