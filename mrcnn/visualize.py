@@ -273,7 +273,8 @@ def display_differences(
     if palette is not None:
         names = ("ground truth", "predictions")
         lines = [Line2D([], [], color=color) for color in (true_color, pred_color)]
-        ax.legend(lines, names, facecolor="0.5", framealpha=1, labelcolor="black")
+        place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "ncols": 2}
+        ax.legend(lines, names, facecolor="0.6", framealpha=1, labelcolor="black", **place)
     if own_figure:
         _show()
 
@@ -635,14 +636,14 @@ def _side_in_points(ax, boxes):
 
 
 def _line_width(side, limits):
-    return float(np.clip(side / 20, *limits))
+    return float(np.clip(side / 14, *limits))
 
 
 def _caption_size(captions, side, always):
-    """Points with which the median caption is no wider than two boxes; None: better without."""
+    """Points with which the median caption is hardly wider than its box; None: better without."""
     smallest, largest = CAPTION_SIZES
     length = np.median([len(caption) for caption in captions]) if captions else 0
-    fitting = 2 * side / (0.6 * length) if length else largest
+    fitting = 1.4 * side / (0.6 * length) if length else largest
     if always or len(captions) <= FEW or (len(captions) <= MANY and fitting >= smallest):
         return float(np.clip(fitting, smallest, largest))
     return None
@@ -658,9 +659,9 @@ def _add_outlines(ax, instances, shown, colors, side):
     polygons = instances.to_polygons()
     # Matplotlib puts the centre of a pixel, not its corner, at whole numbers.
     rings = [(ring - 0.5, colors[k]) for k in shown for ring in polygons[k]]
-    width = _line_width(side, (0.5, 1.5))
+    width = _line_width(side, (0.7, 1.5))
     # A dark edge keeps bright lines apart from a bright ground.
-    edge = patheffects.withStroke(linewidth=1.8 * width, foreground="black", alpha=0.5)
+    edge = patheffects.withStroke(linewidth=width + 0.8, foreground="black", alpha=0.4)
     style = {"linewidths": width, "path_effects": [edge]}
     _add_collection(ax, [r for r, _ in rings], [c for _, c in rings], **style)
 
@@ -668,7 +669,8 @@ def _add_outlines(ax, instances, shown, colors, side):
 def _add_boxes(ax, boxes, colors, side):
     corners = [[(x1, y1), (x2, y1), (x2, y2), (x1, y2)] for y1, x1, y2, x2 in boxes]
     width = _line_width(side, (0.4, 2))
-    _add_collection(ax, corners, colors, linewidths=width, linestyles="dashed", alpha=0.7)
+    alpha = 0.7 if len(corners) <= MANY else 0.35
+    _add_collection(ax, corners, colors, linewidths=width, linestyles="dashed", alpha=alpha)
 
 
 def _add_collection(ax, polygons, colors, **style):
