@@ -26,7 +26,10 @@ IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".webp", ".bmp")
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".npy")
 
 #: What may stand behind an image's name in that of its label map; the first that is there counts.
-LABEL_ENDINGS = ("_labels", "_label", "_instances", "_cp_masks", "_masks", "_mask")
+LABEL_ENDINGS = (
+    *("_labels", "_label", "_instances", "_cp_masks", "_masks", "_mask", "_lbl"),
+    *("-labels", "-label", "-masks", "-mask", "-lbl"),  # ImageJ's programs
+)
 
 #: Pixels above which a file is taken for a decompression bomb: where Pillow refuses by itself.
 MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS
@@ -141,7 +144,8 @@ def read_label_map(path):
     Parameters
     ----------
     path : str or Path
-        PNG (8 or 16 bits; of a palette image, the indices), TIFF (integers) or .npy.
+        PNG (8 or 16 bits; of a palette image, the indices), TIFF (whole numbers, as ImageJ keeps
+        them in 32 bits too) or .npy.
 
     Returns
     -------
@@ -163,6 +167,8 @@ def read_label_map(path):
             f"{path}: a label map has one number a pixel, this file has {_describe(labels)} "
             f"({space}); save the labels as a single-channel 16-bit PNG or TIFF"
         )
+    if labels.dtype.kind == "f" and np.isfinite(labels).all() and (labels % 1 == 0).all():
+        labels = labels.astype(np.int64)
     if labels.dtype.kind not in "biu":
         raise InputError(
             f"{path}: labels are {labels.dtype}, not whole numbers; save them as integers"

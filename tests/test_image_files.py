@@ -13,7 +13,13 @@ from PIL import Image
 
 from mrcnn.errors import InputError
 from mrcnn_nuclei import image_files
-from mrcnn_nuclei.image_files import find_images, read_image, read_label_map, read_mask
+from mrcnn_nuclei.image_files import (
+    find_images,
+    match_label_maps,
+    read_image,
+    read_label_map,
+    read_mask,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -323,6 +329,14 @@ def test_label_maps_keep_their_numbers(tmp_path, caplog, name, dtype):
     assert not caplog.records
 
 
+def test_imagejs_labels_of_32_bits_are_whole_numbers(tmp_path):
+    labels = np.array([[0, 1, 1], [0, 0, 70000]], np.float32)
+    tifffile.imwrite(tmp_path / "a-lbl.tif", labels, imagej=True)
+    found = read_label_map(tmp_path / "a-lbl.tif")
+    assert found.dtype == np.int32 and found.tolist() == labels.tolist()
+    assert match_label_maps(["a"], [tmp_path / "a-lbl.tif"]) == {"a": tmp_path / "a-lbl.tif"}
+
+
 def test_the_indices_of_a_palette_image_are_labels(tmp_path):
     image = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8), "P")
     image.putpalette([0, 0, 0, 0, 128, 0, 0, 0, 7])
@@ -333,7 +347,7 @@ def test_the_indices_of_a_palette_image_are_labels(tmp_path):
 def test_unusable_label_maps_are_refused(tmp_path, rgb):
     Image.fromarray(rgb).save(tmp_path / "colour.png")
     refused(tmp_path / "colour.png", "40 x 50 x 3", "RGB", read=read_label_map)
-    np.save(tmp_path / "fractions.npy", np.ones((3, 3)))
+    np.save(tmp_path / "fractions.npy", np.full((3, 3), 1.5))
     refused(tmp_path / "fractions.npy", "float64", read=read_label_map)
     np.save(tmp_path / "negative.npy", np.array([[-1, 2]]))
     refused(tmp_path / "negative.npy", "-1", read=read_label_map)
