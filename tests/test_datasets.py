@@ -345,6 +345,15 @@ def test_outlines_of_qupath_and_fiji(tmp_path, place):
     assert class_ids.tolist() == [1, 1]
 
 
+def test_labels_of_cellpose_beside_their_images(tmp_path):
+    write_image(tmp_path / "a.png")
+    np.save(tmp_path / "a_seg.npy", {"masks": two_nuclei().astype(np.uint16)})
+    assert detect_format(tmp_path) == "outlines"
+    labels, class_ids = NucleusDataset().load(tmp_path).load_labels(0)
+    np.testing.assert_array_equal(labels > 0, two_nuclei() > 0)
+    assert len(class_ids) == 2
+
+
 def test_outlines_beside_their_images(tmp_path):
     for name in ("a", "b"):
         write_image(tmp_path / f"{name}.png")

@@ -1,19 +1,24 @@
-"""Pairs of an image and the outlines drawn on it: what QuPath and Fiji export.
+"""Pairs of an image and what was drawn on it in QuPath, Fiji or Cellpose.
 
 Either `images/NAME.*` with `annotations/NAME.geojson` (or `labels/`, `masks/`), or both in one
-folder. QuPath's outlines are GeoJSON, compressed or not; Fiji's a zip of the ROI Manager. QuPath
-may keep the image's own suffix in the name: `NAME.png.geojson`.
+folder. QuPath's outlines are GeoJSON, compressed or not; Fiji's a zip of the ROI Manager;
+Cellpose's labels `NAME_seg.npy`. QuPath may keep the image's own suffix: `NAME.png.geojson`.
 """
 
 from pathlib import Path
 
 from mrcnn.errors import InputError
-from mrcnn_nuclei.datasets import Sample, missing_annotation, subset_folders
+from mrcnn_nuclei.datasets import Sample, check_shape, missing_annotation, subset_folders
 from mrcnn_nuclei.datasets.label_maps import LABEL_FOLDERS
-from mrcnn_nuclei.formats import geojson, imagej
+from mrcnn_nuclei.formats import cellpose, geojson, imagej
 from mrcnn_nuclei.image_files import find_images
 
-READERS = {".geojson": geojson.read, ".geojson.gz": geojson.read, ".zip": imagej.read}
+READERS = {
+    ".geojson": geojson.read,
+    ".geojson.gz": geojson.read,
+    ".zip": imagej.read,
+    "_seg.npy": cellpose.read,
+}
 """By the end of the file's name; of several files the first in this order counts."""
 
 FOLDERS = ("annotations", *LABEL_FOLDERS)
@@ -59,7 +64,9 @@ def read_labels(sample, shape):
     if sample.annotation is None:
         raise missing_annotation(sample)
     read = next(READERS[end] for end in READERS if sample.annotation.name.lower().endswith(end))
-    return read(sample.annotation, tuple(shape[:2])).to_label_map()
+    labels = read(sample.annotation, tuple(shape[:2])).to_label_map()
+    check_shape(labels, shape, sample)
+    return labels
 
 
 def _find_pairs(folder):
