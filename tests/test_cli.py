@@ -338,7 +338,9 @@ def test_weights_that_cannot_be_used(fails, tmp_path, weights, picture):
     assert str(weights) in line and "same architecture" in line
     logs = ["--logs", tmp_path / "logs", "--preset", "tiny"]
     line = detect("last", *logs)
-    assert "--weights last: no checkpoint of nucleus-mrcnn-tiny" in line
+    assert f"--weights last: no checkpoint of nucleus-mrcnn-tiny in {tmp_path}" in line
+    (tmp_path / "logs" / "nucleus-unet-tiny20261122T1146").mkdir(parents=True)
+    assert "logs, which has runs of nucleus-unet-tiny; train first" in detect("last", *logs)
 
 
 def test_training_from_weights_that_cannot_be_used(fails, tmp_path):
