@@ -132,7 +132,7 @@ def detect(options):
 def _report(nuclei, images, writers, output):
     kinds = ", ".join(writers)
     if images:
-        print(f"{nuclei} nuclei in {images} images; wrote {kinds} to {output}")
+        print(f"{nuclei} nuclei in {images} image{'s' * (images != 1)}; wrote {kinds} to {output}")
     else:
         print(f"nothing to do: {kinds} of all images are in {output}")
 

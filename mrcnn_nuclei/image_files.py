@@ -26,9 +26,10 @@ IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".webp", ".bmp")
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".npy")
 
 #: What may stand behind an image's name in that of its label map; the first that is there counts.
+#: "-lbl" is MorphoLibJ's in Fiji; "-labelled" and "-labels" are QuPath's.
 LABEL_ENDINGS = (
-    *("_labels", "_label", "_instances", "_cp_masks", "_masks", "_mask", "_lbl"),
-    *("-labels", "-label", "-masks", "-mask", "-lbl"),  # ImageJ's programs
+    *("_labels", "_label", "_instances", "_cp_masks", "_masks", "_mask"),
+    *("-labels", "-labelled", "-lbl"),
 )
 
 #: Pixels above which a file is taken for a decompression bomb: where Pillow refuses by itself.
@@ -144,8 +145,8 @@ def read_label_map(path):
     Parameters
     ----------
     path : str or Path
-        PNG (8 or 16 bits; of a palette image, the indices), TIFF (whole numbers, as ImageJ keeps
-        them in 32 bits too) or .npy.
+        PNG (8 or 16 bits; of a palette image, the indices), TIFF or .npy. Floating-point numbers
+        must be whole: ImageJ keeps labels above 65,535 so, having no integers of 32 bits.
 
     Returns
     -------
@@ -167,7 +168,7 @@ def read_label_map(path):
             f"{path}: a label map has one number a pixel, this file has {_describe(labels)} "
             f"({space}); save the labels as a single-channel 16-bit PNG or TIFF"
         )
-    if labels.dtype.kind == "f" and np.isfinite(labels).all() and (labels % 1 == 0).all():
+    if labels.dtype.kind == "f" and _are_whole(labels):
         labels = labels.astype(np.int64)
     if labels.dtype.kind not in "biu":
         raise InputError(
@@ -185,6 +186,11 @@ def read_label_map(path):
             "are one; give each nucleus a number of its own"
         )
     return labels.astype(np.int32)
+
+
+def _are_whole(numbers):
+    with np.errstate(invalid="ignore"):  # the remainder of infinity is NaN, which is not 0
+        return not np.any(numbers % 1)
 
 
 def read_mask(path):

@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from mrcnn.checkpoints import (
     CHECKPOINT,
+    TIMESTAMP,
     best_checkpoint,
     find_last,
     has_later_checkpoint,
@@ -233,8 +234,11 @@ def last_checkpoint(logs, name, model="mrcnn"):
     try:
         return find_last(logs, name, NETWORKS[model].kind)
     except FileNotFoundError:
+        runs = [re.fullmatch(f"(.+?){TIMESTAMP}", path.name) for path in Path(logs).glob("*")]
+        others = ", ".join(sorted({run[1] for run in runs if run} - {name}))
         raise InputError(
-            f"--weights last: no checkpoint of {name} in {logs}; train first, or name its --logs "
+            f"--weights last: no checkpoint of {name} in {logs}"
+            f"{f', which has runs of {others}' if others else ''}; train first, or name its --logs "
             "folder, --model, --preset and --fold"
         ) from None
 

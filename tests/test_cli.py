@@ -338,7 +338,9 @@ def test_weights_that_cannot_be_used(fails, tmp_path, weights, picture):
     assert str(weights) in line and "same architecture" in line
     logs = ["--logs", tmp_path / "logs", "--preset", "tiny"]
     line = detect("last", *logs)
-    assert "--weights last: no checkpoint of nucleus-mrcnn-tiny" in line
+    assert f"--weights last: no checkpoint of nucleus-mrcnn-tiny in {tmp_path}" in line
+    (tmp_path / "logs" / "nucleus-unet-tiny20261122T1146").mkdir(parents=True)
+    assert "logs, which has runs of nucleus-unet-tiny; train first" in detect("last", *logs)
 
 
 def test_training_from_weights_that_cannot_be_used(fails, tmp_path):
@@ -443,7 +445,7 @@ def test_a_slide_is_detected_by_blocks(capsys, tmp_path, weights, monkeypatch):
     assert main([*arguments, "--write", "labels,overlay,csv"]) == 0
     out, err = capsys.readouterr()
     count = int(out.split()[0])
-    assert count > 0 and "in 1 images" in out
+    assert count > 0 and "in 1 image" in out
     assert "4 of 6 blocks have something to look at, 0 are done already" in err
     labels = tifffile.imread(tmp_path / "out" / "labels" / "slide.tif")
     assert labels.shape == (420, 380) and labels.max() <= count
@@ -511,7 +513,7 @@ def test_detect_does_what_is_not_done_yet(capsys, tmp_path, weights):
     (tmp_path / "out" / "labels" / "tile1.tif").unlink()
     assert main(arguments) == 0
     out, err = capsys.readouterr()
-    assert " nuclei in 1 images" in out and "1 of 2 images are done already" in err
+    assert " nuclei in 1 image" in out and "1 of 2 images are done already" in err
     after = files_under(tmp_path / "out")
     assert after.keys() == before.keys()
     assert {path.stem for path in after if path.suffix and after[path] != before[path]} == {
@@ -533,11 +535,11 @@ def test_results_of_other_weights_or_images_are_not_taken_for_done(capsys, tmp_p
         return capsys.readouterr().out
 
     assert " in 2 images" in detect(weights, "tile0", "tile1")
-    assert " in 1 images" in detect(other, "tile0")
-    assert " in 1 images" in detect(other, "tile0", "tile1")  # tile1 is still the first weights'
+    assert " in 1 image" in detect(other, "tile0")
+    assert " in 1 image" in detect(other, "tile0", "tile1")  # tile1 is still the first weights'
     assert "nothing to do" in detect(other, "tile0", "tile1")
     shutil.copy(pictures / "tile0.png", pictures / "tile1.png")
-    assert " in 1 images" in detect(other, "tile0", "tile1")
+    assert " in 1 image" in detect(other, "tile0", "tile1")
 
 
 def test_average_writes_the_mean(capsys, tmp_path, weights, picture):

@@ -3,6 +3,7 @@
 import gzip
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 
@@ -291,6 +292,21 @@ def test_label_map_of_another_size_is_refused(tmp_path):
     refused(lambda: data.load_labels(0), "labels/a.png", "images/a.png", "20 x 20", "12 x 10")
 
 
+@pytest.mark.parametrize("ending", ["-lbl", "-labels", "-labelled"])
+def test_endings_of_fiji_and_qupath(tmp_path, ending):
+    write_image(tmp_path / "images" / "a 1.png")
+    write_labels(tmp_path / "labels" / f"a 1{ending}.png", two_nuclei())
+    assert len(NucleusDataset().load(tmp_path).load_labels(0)[1]) == 2
+
+
+def test_label_maps_of_other_names_are_missed(tmp_path):
+    write_image(tmp_path / "images" / "a.png")
+    write_labels(tmp_path / "labels" / "nuclei of a.png", two_nuclei())
+    refused(
+        lambda: NucleusDataset().load(tmp_path), tmp_path / "images" / "a.png", "like its image"
+    )
+
+
 def test_images_without_label_maps(tmp_path):
     write_image(tmp_path / "images" / "a.png")
     write_image(tmp_path / "images" / "b.png")
@@ -418,6 +434,34 @@ def test_coco_polygons_run_lengths_and_crowds(tmp_path):
     np.testing.assert_array_equal(labels, expected)
 
 
+@pytest.mark.parametrize("images", ["images/default", "images", "."])
+def test_coco_as_cvat_packs_it(tmp_path, images):
+    polygon = {"segmentation": [[2, 1, 6, 1, 6, 4]]}
+    write_coco(tmp_path / "annotations" / "instances_default.json", [polygon])
+    shutil.rmtree(tmp_path / "annotations" / "images")
+    write_image(tmp_path / images / "a.png")
+    data = NucleusDataset().load(tmp_path)
+    assert data.image_reference(0) == str(tmp_path / images / "a.png")
+    assert len(data.load_labels(0)[1]) == 1
+
+
+def test_coco_says_what_is_ignored_and_what_is_one(tmp_path, caplog):
+    square = [[2, 1, 6, 1, 6, 4]]
+    write_image(tmp_path / "a.png")
+    write_coco(
+        tmp_path / "nuclei.json",
+        [
+            {"segmentation": square, "iscrowd": 1, "category_id": 1},
+            {"segmentation": square, "iscrowd": 0, "category_id": 2},
+        ],
+    )
+    for _ in range(2):
+        NucleusDataset().load(tmp_path)
+    crowds, categories = caplog.messages  # once a file
+    assert "nuclei.json: 1 of 2 annotations have iscrowd 1 and are ignored" in crowds
+    assert "nuclei.json: all 2 categories count as nuclei" in categories
+
+
 def test_coco_preprocessing_keeps_out_of_crowds(tmp_path):
     crowd = np.zeros((10, 12), bool)
     crowd[5:, 6:] = True
@@ -504,6 +548,14 @@ def test_subfolders_are_the_subsets_where_both_exist(tmp_path):
     refused(lambda: NucleusDataset().load(tmp_path, subset="test", fold=0), "'test'")
     write_pairs(tmp_path / "val", "a")
     refused(lambda: NucleusDataset().load(tmp_path), "two images are called a")
+
+
+def test_the_names_of_roboflow(tmp_path):
+    for subset, names in (("train", "ab"), ("valid", "c"), ("test", "d")):
+        write_pairs(tmp_path / subset, names)
+    for subset, names in (("train", "ab"), ("val", "c"), ("valid", "c"), ("test", "d")):
+        assert NucleusDataset().load(tmp_path, subset=subset).names == list(names)
+    assert NucleusDataset().load(tmp_path).names == list("abc")
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 11])

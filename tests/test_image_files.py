@@ -15,7 +15,6 @@ from mrcnn.errors import InputError
 from mrcnn_nuclei import image_files
 from mrcnn_nuclei.image_files import (
     find_images,
-    match_label_maps,
     read_image,
     read_label_map,
     read_mask,
@@ -329,12 +328,11 @@ def test_label_maps_keep_their_numbers(tmp_path, caplog, name, dtype):
     assert not caplog.records
 
 
-def test_imagejs_labels_of_32_bits_are_whole_numbers(tmp_path):
-    labels = np.array([[0, 1, 1], [0, 0, 70000]], np.float32)
-    tifffile.imwrite(tmp_path / "a-lbl.tif", labels, imagej=True)
-    found = read_label_map(tmp_path / "a-lbl.tif")
-    assert found.dtype == np.int32 and found.tolist() == labels.tolist()
-    assert match_label_maps(["a"], [tmp_path / "a-lbl.tif"]) == {"a": tmp_path / "a-lbl.tif"}
+def test_label_maps_as_imagej_saves_them_above_16_bits(tmp_path, caplog):
+    labels = np.array([[0, 1, 1], [70_000, 0, 2]], np.float32)
+    tifffile.imwrite(tmp_path / "a.tif", labels, imagej=True)
+    assert read_label_map(tmp_path / "a.tif").tolist() == [[0, 1, 1], [70_000, 0, 2]]
+    assert not caplog.records
 
 
 def test_the_indices_of_a_palette_image_are_labels(tmp_path):
@@ -347,8 +345,9 @@ def test_the_indices_of_a_palette_image_are_labels(tmp_path):
 def test_unusable_label_maps_are_refused(tmp_path, rgb):
     Image.fromarray(rgb).save(tmp_path / "colour.png")
     refused(tmp_path / "colour.png", "40 x 50 x 3", "RGB", read=read_label_map)
-    np.save(tmp_path / "fractions.npy", np.full((3, 3), 1.5))
-    refused(tmp_path / "fractions.npy", "float64", read=read_label_map)
+    for name, number in (("fraction", 1.5), ("nothing", np.nan), ("infinity", np.inf)):
+        np.save(tmp_path / f"{name}.npy", np.array([[0, 1, number]]))
+        refused(tmp_path / f"{name}.npy", "float64", read=read_label_map)
     np.save(tmp_path / "negative.npy", np.array([[-1, 2]]))
     refused(tmp_path / "negative.npy", "-1", read=read_label_map)
     np.save(tmp_path / "stack.npy", np.ones((3, 3, 3), int))

@@ -27,7 +27,7 @@ LAYOUTS = (
     "monuseg (NAME.tif with NAME.xml, or train/NAME.tif with labels/NAME.png), "
     "label_maps (images/NAME.* with labels/NAME.*, or NAME.* with NAME_label.*), "
     "outlines (images/NAME.* with annotations/NAME.geojson or NAME.zip, or beside each other), "
-    "coco (one JSON file with the images beside it or in images/)"
+    "coco (one JSON file, also in annotations/, with the images beside it or in images/)"
 )
 
 
@@ -107,6 +107,10 @@ def detect_format(root, subset=None):
     raise InputError(f"{root}: is none of the known layouts; arrange it as one of {LAYOUTS}")
 
 
+#: Other names of subfolders: Roboflow calls them "train", "valid" and "test".
+ALIASES = {"val": "valid"}
+
+
 def subset_folders(root, subset=None, default=("train", "val")):
     """List the folders that make up a subset.
 
@@ -114,7 +118,7 @@ def subset_folders(root, subset=None, default=("train", "val")):
     ----------
     root : str or Path
     subset : str, optional
-        Name of a subfolder of `root`.
+        Name of a subfolder of `root`; "valid" may stand for "val".
     default : sequence of str
         Subfolders that together are the whole data set, where `root` has any of them.
 
@@ -132,10 +136,21 @@ def subset_folders(root, subset=None, default=("train", "val")):
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; check the path")
     if subset is None:
-        return [root / name for name in default if (root / name).is_dir()] or [root]
-    if not (root / subset).is_dir():
+        return [folder for name in default if (folder := _subfolder(root, name))] or [root]
+    folder = _subfolder(root, subset)
+    if folder is None:
         raise InputError(f"{root}: has no subfolder {subset!r}; check the subset's name")
-    return [root / subset]
+    return [folder]
+
+
+def has_both_subfolders(root):
+    """Tell whether a folder has the subsets "train" and "val"."""
+    return all(_subfolder(Path(root), name) for name in ("train", "val"))
+
+
+def _subfolder(root, name):
+    folders = [root / x for x in (name, ALIASES.get(name)) if x]
+    return next((folder for folder in folders if folder.is_dir()), None)
 
 
 def check_shape(labels, shape, sample, annotation=None):

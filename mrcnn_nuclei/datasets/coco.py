@@ -1,10 +1,13 @@
 """COCO instances: one JSON file with polygons or run lengths, images beside it or in `images`.
 
-All categories count as nuclei. Annotations with `iscrowd` become negative labels.
+The file may be in `annotations`, and then the images of `instances_SUBSET.json` in `images/SUBSET`,
+as CVAT has them. All categories count as nuclei. Annotations with `iscrowd` become negative labels.
 Lin et al., "Microsoft COCO: Common Objects in Context", 2014.
 """
 
 import json
+import logging
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,8 @@ import numpy as np
 from mrcnn.errors import InputError
 from mrcnn.instances import Instances
 from mrcnn_nuclei.datasets import Sample, missing_annotation, subset_folders
+
+LOGGER = logging.getLogger("mrcnn_nuclei")
 
 #: JSON files that may lie in a data set's folder without being its annotation.
 OTHER_FILES = ("folds.json", "organs.json", "sources.json")
@@ -127,7 +132,11 @@ def read_file(json_path):
 
 
 def _json_files(folder):
-    return sorted(path for path in folder.glob("*.json") if path.name not in OTHER_FILES)
+    for place in (folder, folder / "annotations"):
+        paths = sorted(path for path in place.glob("*.json") if path.name not in OTHER_FILES)
+        if paths:
+            return paths
+    return []
 
 
 def _only_json(folder):
@@ -138,20 +147,43 @@ def _only_json(folder):
 
 
 def _find_in(json_path):
+    records = read_file(json_path)
+    _tell_of(json_path, [x for _, _, annotations in records for x in annotations or ()])
     return [
         Sample(
             file_name.stem,
             _find_image(json_path, file_name),
             None if annotations is None else (json_path, record, annotations),
         )
-        for file_name, record, annotations in read_file(json_path)
+        for file_name, record, annotations in records
     ]
 
 
+def _tell_of(json_path, annotations):
+    """Say what of a file is not taken as its authors may have meant it."""
+    crowds = sum(bool(annotation.get("iscrowd")) for annotation in annotations)
+    if crowds:
+        _warn(
+            f"{json_path}: {crowds} of {len(annotations)} annotations have iscrowd 1 and are "
+            "ignored, neither nucleus nor background; set it to 0 where they are nuclei"
+        )
+    categories = len({annotation.get("category_id") for annotation in annotations})
+    if categories > 1:
+        _warn(f"{json_path}: all {categories} categories count as nuclei")
+
+
+@cache
+def _warn(message):
+    LOGGER.warning(message)
+
+
 def _find_image(json_path, file_name):
-    for folder in (json_path.parent, json_path.parent / "images"):
-        if (folder / file_name).is_file():
-            return folder / file_name
+    folder = json_path.parent
+    root = folder.parent if folder.name == "annotations" else folder
+    subset = json_path.stem.removeprefix("instances_")
+    for place in dict.fromkeys((folder, root, root / "images", root / "images" / subset)):
+        if (place / file_name).is_file():
+            return place / file_name
     raise InputError(
         f"{json_path}: names the image {file_name}, which is neither beside it nor in images/; "
         "put it there"

@@ -16,12 +16,11 @@ LABEL_FOLDERS = ("labels", "masks")
 
 
 def recognises(root):
-    """Tell whether a folder, or its `train` or `val`, holds at least one pair."""
+    """Tell whether a folder, or its `train` or `val`, has pairs or is laid out for them."""
     root = Path(root)
     return root.is_dir() and any(
-        sample.annotation is not None
+        _is_laid_out(folder) or any(sample.annotation is not None for sample in _find_pairs(folder))
         for folder in subset_folders(root)
-        for sample in _find_pairs(folder)
     )
 
 
@@ -57,6 +56,11 @@ def read_labels(sample, shape):
     labels = read_label_map(sample.annotation)
     check_shape(labels, shape, sample)
     return labels
+
+
+def _is_laid_out(folder):
+    labels = any(find_images(folder / name, LABEL_SUFFIXES) for name in LABEL_FOLDERS)
+    return labels and bool(find_images(folder / "images"))
 
 
 def _find_pairs(folder):

@@ -8,7 +8,7 @@ import numpy as np
 
 from mrcnn.dataset import Dataset
 from mrcnn.errors import InputError
-from mrcnn_nuclei.datasets import Sample, detect_format, reader
+from mrcnn_nuclei.datasets import Sample, detect_format, has_both_subfolders, reader
 from mrcnn_nuclei.datasets.folds import divide, folds_file
 from mrcnn_nuclei.image_files import read_image
 
@@ -267,7 +267,7 @@ def _choose(root, format, samples, subset, fold, n_folds):
         raise InputError(
             f"subset {subset!r} has no folds; with a fold the subset must be 'train' or 'val'"
         )
-    if fold is None and splits and format != "synthetic" and _has_both_subfolders(root):
+    if fold is None and splits and format != "synthetic" and has_both_subfolders(root):
         return find(subset)
     if fold is None and not splits:
         return find(subset)
@@ -289,10 +289,6 @@ def _choose(root, format, samples, subset, fold, n_folds):
     return chosen
 
 
-def _has_both_subfolders(root):
-    return (Path(root) / "train").is_dir() and (Path(root) / "val").is_dir()
-
-
 def _named(root, samples, names):
     missing = names - {sample.name for sample in samples}
     if missing:
@@ -308,6 +304,11 @@ def _check_samples(root, samples, annotated, known_names):
             f"{root}: two images are called {repeated[0]}; rename one, or load one subset at a time"
         )
     missing = [sample for sample in samples if sample.annotation is None]
+    if annotated and len(missing) == len(samples) > 0:
+        raise InputError(
+            f"{missing[0].image_path}: has no annotation, as all {len(samples)} images; name each "
+            "annotation like its image, see docs/data.md"
+        )
     if annotated and missing:
         raise InputError(
             f"{missing[0].image_path}: has no annotation (as {len(missing)} of {len(samples)} "
