@@ -4,11 +4,11 @@ Figure 1 is the model, with the sizes and numbers of the network that the weight
 2 and 3 show what it finds in images with a truth (validation) and without one (test).
 """
 
+import math
 import re
 from pathlib import Path
 from typing import NamedTuple
 
-import keras
 import matplotlib.pyplot as plt
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from tqdm import tqdm
@@ -67,12 +67,11 @@ def count_weights(model):
         Part -> number, batch normalisation's statistics included; "all" is all of them.
     """
     counts = dict.fromkeys(PARTS, 0)
-    for layer in model._flatten_layers(include_self=False, recursive=True):
-        if isinstance(layer, keras.Model) or getattr(layer, "layer", None) is not None:
-            continue
+    for weight in model.weights:
+        layer = weight.path.split("/")[-2]
         for part, pattern in PARTS.items():
-            if re.fullmatch(pattern, layer.name):
-                counts[part] += layer.count_params()
+            if re.fullmatch(pattern, layer):
+                counts[part] += math.prod(weight.shape)
     return {**counts, "all": model.count_params()}
 
 
