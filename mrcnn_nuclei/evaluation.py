@@ -187,7 +187,8 @@ def evaluate_folder(predictions, dataset, progress=True, by_shape=False):
     if missing:
         raise InputError(
             f"{given.path}: {len(missing)} of {len(names)} images have no prediction, such as "
-            f"{_first_few(missing)}; save each label map as NAME.tif or NAME_labels.tif"
+            f"{_first_few(missing)}; save each label map as NAME.tif or NAME_labels.tif, "
+            "or choose what to score by --subset and --fold"
         )
 
     def triples():
