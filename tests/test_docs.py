@@ -174,6 +174,9 @@ def workplace(tmp_path, monkeypatch):
     for folder in ("my_images", "annotated_images", "new_images"):
         synthetic.write_tiles(tmp_path / folder, tiles)
     shutil.rmtree("new_images/labels")
+    synthetic.write_tiles("monuseg", synthetic.generate(5, 128, seed=6))
+    for fold in range(5):
+        shutil.copytree("my_images/labels", f"fold{fold}")
     for number, (name, image, labels) in enumerate(tiles):
         for place in ("images", "annotations"):
             Path("my_tissue", place).mkdir(parents=True, exist_ok=True)
@@ -187,8 +190,17 @@ TOY = ["STEPS_PER_EPOCH=2", "VALIDATION_STEPS=1", "IMAGE_MIN_DIM=64", "IMAGE_MAX
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["README.md", "docs/first_hour.md"])
-def test_commands_run(name, workplace, capsys):
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("README.md", 4),
+        ("docs/first_hour.md", 8),
+        ("docs/mask_nms.md", 1),
+        ("docs/slides.md", 1),
+        ("docs/unet.md", 4),
+    ],
+)
+def test_commands_run(name, count, workplace, capsys):
     """As they stand, but that training takes few and small steps."""
     ran = 0
     for words in commands(name):
@@ -198,7 +210,7 @@ def test_commands_run(name, workplace, capsys):
             words += ["--epochs", "1", *(word for toy in TOY for word in ("--set", toy))]
         assert cli.main(words[1:]) == 0, (words, capsys.readouterr().err)
         ran += 1
-    assert ran >= 4
+    assert ran == count
     for language, tree in blocks(name):
         if language == "text" and tree.startswith("results/"):
             for path in re.findall(r"^  (\S+)", tree, re.MULTILINE):
