@@ -136,6 +136,29 @@ class AnchorRows:
         real = iou > 0
         return box[real], self._order[found[real]], iou[real]
 
+    def best(self, boxes):
+        """The anchor that overlaps each box most.
+
+        Parameters
+        ----------
+        boxes : ndarray [N, 4]
+
+        Returns
+        -------
+        anchor : ndarray [N] int
+            The first of those that tie; 0 where none overlaps the box.
+        iou : ndarray [N] float64
+        """
+        best, best_iou = np.zeros(len(boxes), np.intp), np.zeros(len(boxes))
+        for first in range(0, len(boxes), BOXES_AT_ONCE):
+            part = np.asarray(boxes[first : first + BOXES_AT_ONCE], np.float64)
+            box, anchor, iou = self.overlaps(part)
+            # Of several that are written to a place the last one stays.
+            order = np.lexsort([-anchor, iou])
+            best[first + box[order]] = anchor[order]
+            best_iou[first + box[order]] = iou[order]
+        return best, best_iou
+
 
 def _ranges(starts, stops):
     """All integers of the half-open ranges, one range after the other."""

@@ -372,6 +372,24 @@ class TestRpnTargets:
         dense[box, anchor] = iou
         np.testing.assert_array_equal(dense, compute_overlaps(anchors, boxes).T)
 
+    def test_the_best_anchor_of_each_box(self):
+        anchors = np.array([[0, 0, 4, 4], [0, 2, 4, 6], [0, 0, 8, 8], [20, 20, 24, 24]])
+        boxes = np.array([[0, 0, 4, 8], [0, 1, 4, 5], [30, 30, 31, 31], [0, 0, 8, 7]])
+        best, iou = AnchorRows(anchors).best(boxes)
+        # Three anchors tie for the first box and two for the second; none overlaps the third.
+        assert best.tolist() == [0, 0, 0, 2]
+        np.testing.assert_allclose(iou, [1 / 2, 3 / 5, 0, 7 / 8])
+
+    def test_best_anchors_of_many_boxes_are_those_of_the_dense_matrix(self):
+        rng = np.random.default_rng(0)
+        corners = rng.integers(0, 60, (100, 2))
+        boxes = np.concatenate([corners, corners + rng.integers(1, 40, (100, 2))], axis=1)
+        anchors = generate_pyramid_anchors([8, 24], [0.5, 1, 2], [[16, 16], [8, 8]], [4, 8], 1)
+        best, iou = AnchorRows(anchors).best(boxes)
+        dense = compute_overlaps(boxes.astype(float), anchors)
+        np.testing.assert_allclose(iou, dense.max(axis=1))
+        np.testing.assert_allclose(dense[np.arange(100), best], dense.max(axis=1))
+
     def test_without_objects_all_anchors_are_background(self):
         anchors = generate_pyramid_anchors([32], [1], [(8, 8)], [16], 1)
         config = make_config(RPN_TRAIN_ANCHORS_PER_IMAGE=10)
