@@ -78,6 +78,7 @@ class Config:
 
     DETECTION_MAX_INSTANCES = 100
     DETECTION_MIN_CONFIDENCE = 0.7
+    DETECTION_ABOVE_BACKGROUND = True  # False: the confidence alone decides
     DETECTION_NMS_THRESHOLD = 0.3
 
     # Optimisation.

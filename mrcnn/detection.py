@@ -12,6 +12,10 @@ from mrcnn.precision import Float32Layer
 class DetectionLayer(Float32Layer):
     """Apply each proposal's best class and its deltas, drop background, suppress duplicates.
 
+    As in Matterport's code background is what no class is likelier than. With
+    DETECTION_ABOVE_BACKGROUND off, DETECTION_MIN_CONFIDENCE alone decides, so that it may be below
+    the half of two classes.
+
     Parameters
     ----------
     config : Config
@@ -61,9 +65,10 @@ def refine_detections_graph(rois, probs, deltas, window, config):
 
 
 def _refine(rois, probabilities, deltas, window, config):
-    scores, chosen = top_k(probabilities, 1)
-    scores, class_ids = scores[..., 0], chosen[..., 0]
-    deltas = ops.take_along_axis(deltas, chosen[..., None], axis=2)[:, :, 0]
+    first = 0 if config.DETECTION_ABOVE_BACKGROUND else 1
+    scores, chosen = top_k(probabilities[..., first:], 1)
+    scores, class_ids = scores[..., 0], chosen[..., 0] + first
+    deltas = ops.take_along_axis(deltas, class_ids[..., None, None], axis=2)[:, :, 0]
     deltas = deltas * ops.convert_to_tensor(config.BBOX_STD_DEV, "float32")
     boxes = clip_boxes_graph(apply_box_deltas_graph(rois, deltas), window[:, None])
     eligible = class_ids > 0

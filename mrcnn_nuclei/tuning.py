@@ -7,11 +7,11 @@ from mrcnn_nuclei.evaluation import without_crowds
 from mrcnn_nuclei.metrics import evaluate_pair
 from mrcnn_nuclei.postprocessing import postprocess
 
+CONFIDENCE = "DETECTION_MIN_CONFIDENCE"
+
 CHOICES = {
     "mrcnn": {
-        # With two classes the better one has 0.5 at least. The network leaves out what is below the
-        # confidence that it was built with, so that only a higher one makes a difference.
-        "DETECTION_MIN_CONFIDENCE": (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95),
+        CONFIDENCE: (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.8, 0.9),
         "DETECTION_MASK_THRESHOLD": (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6),
     },
     "unet": {
@@ -36,7 +36,8 @@ def tune(network, dataset, image_ids=None, progress=True):
     Parameters
     ----------
     network : NucleusRCNN or UNet
-        Its `config` is left with the settings found.
+        One that has not predicted yet: it keeps the least confidence with which it began. Its
+        `config` is left with the settings found.
     dataset : NucleusDataset
         Annotated images that the network was not trained on.
     image_ids : sequence of int, optional
@@ -53,9 +54,13 @@ def tune(network, dataset, image_ids=None, progress=True):
     """
     config, choices = network.config, CHOICES[network.config.MODEL]
     image_ids = dataset.image_ids if image_ids is None else image_ids
+    given = getattr(config, CONFIDENCE)
+    if CONFIDENCE in choices:  # the network itself leaves out what is below
+        setattr(config, CONFIDENCE, min(given, *choices[CONFIDENCE]))
     images = []
     for i in tqdm(image_ids, "Predicting", unit="image", disable=not progress):
         images.append((network.predict(dataset.load_image(i)), *dataset.load_labels(i)))
+    setattr(config, CONFIDENCE, given)
 
     tried = {}
 

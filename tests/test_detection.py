@@ -59,6 +59,17 @@ def test_a_score_at_the_threshold_is_enough():
     np.testing.assert_array_equal(found[:, 4:], [[1, 0.75], [2, 0.75]])
 
 
+def test_what_is_likelier_background_counts_if_wanted():
+    rois = [[0, 0, 0.2, 0.2], [0.5, 0.5, 0.7, 0.7], [0, 0.5, 0.2, 0.7]]
+    probabilities = [[0.6, 0.3, 0.1], [0.25, 0.0, 0.75], [0.8, 0.1, 0.1]]
+    confident = {"DETECTION_MIN_CONFIDENCE": 0.25}
+    found = detect(rois, probabilities, **confident)
+    np.testing.assert_array_equal(found[:, 4:], [[2, 0.75]])
+    found = detect(rois, probabilities, DETECTION_ABOVE_BACKGROUND=False, **confident)
+    np.testing.assert_allclose(found[:, 4:], [[2, 0.75], [1, 0.3]], rtol=1e-6)
+    np.testing.assert_allclose(found[1, :4], rois[0], atol=1e-6)
+
+
 def test_classes_do_not_suppress_each_other():
     roi = [0.1, 0.1, 0.6, 0.6]
     probabilities = [[0.1, 0.8, 0.1], [0.1, 0.2, 0.7], [0.3, 0.6, 0.1], [0.9, 0.1, 0]]

@@ -49,6 +49,7 @@ class TinyNucleusConfig(CompactConfig):
     MAX_GT_INSTANCES = 32
     DETECTION_MAX_INSTANCES = 40
     DETECTION_MIN_CONFIDENCE = 0.0
+    DETECTION_ABOVE_BACKGROUND = True  # else random weights would find every proposal
     DETECTION_TILE = 128
     DETECTION_OVERLAP = 32
 
