@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +10,9 @@ from tqdm import tqdm
 
 from mrcnn.files import atomic_path
 from mrcnn_nuclei.formats import WRITERS
+
+OTHERWISE = "otherwise"
+"""Of what results were made that stay from a call with other options."""
 
 LOGGER = logging.getLogger("mrcnn_nuclei")
 
@@ -57,7 +61,8 @@ def write_results(jobs, output, writers, manifest, made_by, notes=None):
     """Write the results of images that are not there yet.
 
     An image whose results are there, made of the same by the same, is left as it is, unless a
-    format needs the whole set at once.
+    format needs the whole set at once. What older results left of an image that is made anew, in
+    formats not asked for now, is deleted: nobody could tell which of them belong together.
 
     Parameters
     ----------
@@ -99,6 +104,8 @@ def write_results(jobs, output, writers, manifest, made_by, notes=None):
     with tqdm(total=len(waiting), unit="image", desc="Images", disable=len(waiting) < 2) as bar:
         for job in waiting:
             result = job.make(len(waiting) < 2)
+            for kind in manifest.outdated(job) - set(writers):
+                _delete(WRITERS[kind], output, job.name)
             known = manifest.remove(job)
             for writer in per_image:
                 writer.write(writer.path(output, job.name), *result)
@@ -122,20 +129,33 @@ def file_identity(path):
     return [str(path), status.st_size, status.st_mtime_ns]
 
 
+def _delete(writer, output, name):
+    path = writer.path(output, name) if writer.per_image else writer.path(output)
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 class _Manifest:
     """Of what the results in a folder were made, and which kinds of file; others are void."""
 
     def __init__(self, path, made_by, notes):
         self.path = path
         self.head = {**notes, **made_by}
-        self.images = self._read(made_by)
-        if self.images is None:
-            self.images = {}
+        same, self.images = self._read(made_by)
+        if not same:
+            for claim in self.images.values():
+                claim["made_of"] = OTHERWISE
             self._write()  # an old claim would hold for a part of what replaces its results
 
     def has(self, job, kinds):
         """Whether an image's files of these kinds are there."""
         return set(kinds) <= self._kinds(job)
+
+    def outdated(self, job):
+        """The kinds of an image's files that are there, but made of something else."""
+        return set(self.images.get(job.name, {}).get("kinds", ())) - self._kinds(job)
 
     def remove(self, job):
         """Forget an image's files; returns the kinds that there were, made of the same."""
@@ -150,15 +170,18 @@ class _Manifest:
         self._write()
 
     def _read(self, made_by):
-        """What is claimed; None if that is of results made otherwise, or cannot be understood."""
+        """Whether what is there was made by the same, and what is claimed of each image."""
         try:
             known = json.loads(self.path.read_text())
-            same = all(known[key] == value for key, value in made_by.items())
-            return {name: dict(known["images"][name]) for name in known["images"]} if same else None
+            claims = {}
+            for name, claim in known["images"].items():
+                kinds = sorted(set(claim["kinds"]) & set(WRITERS))
+                claims[name] = {"made_of": claim["made_of"], "kinds": kinds}
+            return all(known.get(key) == value for key, value in made_by.items()), claims
         except (FileNotFoundError, NotADirectoryError):
-            return {}
-        except (ValueError, KeyError, TypeError):
-            return None
+            return True, {}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return False, {}
 
     def _kinds(self, job):
         known = self.images.get(job.name, {})

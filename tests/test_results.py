@@ -30,6 +30,30 @@ def test_results_made_of_the_same_by_the_same_are_left_as_they_are(job, tmp_path
     assert write(job._replace(identity="made of that"), tmp_path, by="you") == (1, 1)
 
 
+KINDS = (("labels", "tif"), ("measurements", "csv"))
+
+
+def test_files_of_older_results_do_not_pass_for_new_ones(job, tmp_path):
+    """`coco.json` and tables would be read in place of the label maps written later."""
+
+    def files(writers, by="me", of="made of this", jobs=("a", "b")):
+        jobs = [job._replace(name=name, identity=of) for name in jobs]
+        write_results(jobs, tmp_path, writers, "results.json", {"by": by})
+        found = (path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*"))
+        return sorted(name for name in found if name != "results.json")
+
+    (tmp_path / "mine.csv").write_text("not of this program")
+    every = ["coco.json", *(f"{k}/{name}" for k, s in KINDS for name in (f"a.{s}", f"b.{s}"))]
+    assert files(["labels", "coco", "csv"]) == [*every, "mine.csv"]
+    assert files(["labels"]) == [*every, "mine.csv"]  # of the same still
+    assert files(["labels"], "you", jobs="a") == [
+        *("labels/a.tif", "labels/b.tif", "measurements/b.csv", "mine.csv")
+    ]
+    assert files(["labels"], "you") == ["labels/a.tif", "labels/b.tif", "mine.csv"]
+    files(["labels", "csv"], "you")
+    assert files(["labels"], "you", "made of that") == ["labels/a.tif", "labels/b.tif", "mine.csv"]
+
+
 @pytest.mark.parametrize(
     "content", ["", "{", "[]", '{"by": "me"}', '{"by": "me", "images": {"a": 3}}', "3"]
 )
