@@ -15,6 +15,7 @@ from mrcnn.files import DISK_FULL
 from mrcnn_nuclei import commands, datasets
 from mrcnn_nuclei.config import MODELS, PLAUSIBLE_MPP, PRESETS
 from mrcnn_nuclei.formats import WRITERS
+from mrcnn_nuclei.mask_nms import FUSIONS, IOU_THRESHOLD, METHODS
 from mrcnn_nuclei.switches import ABLATIONS
 
 
@@ -198,9 +199,9 @@ def build_parser():
     command.add_argument(
         "--iou-threshold",
         type=float,
-        default=0.4,
+        default=IOU_THRESHOLD,
         metavar="T",
-        help="IoU above which two instances show the same nucleus (default: 0.4)",
+        help=f"IoU above which two instances show the same nucleus (default: {IOU_THRESHOLD})",
     )
     command.add_argument(
         "--min-votes",
@@ -210,14 +211,14 @@ def build_parser():
     )
     command.add_argument(
         "--fuse",
-        choices=("union", "vote"),
-        default="union",
+        choices=FUSIONS,
+        default=FUSIONS[0],
         help="keep a pixel of any instance (default), or of at least half of them",
     )
     command.add_argument(
         "--method",
-        choices=("greedy", "soft"),
-        default="greedy",
+        choices=METHODS,
+        default=METHODS[0],
         help="what overlaps a nucleus is removed (default), or its score is lowered",
     )
     _add_writers(command, "labels")
@@ -354,7 +355,9 @@ def build_parser():
         "what comes out: see docs/export.md.",
     )
     command.set_defaults(run=commands.export)
-    command.add_argument("--weights", required=True, metavar="W", help="a file")
+    command.add_argument(
+        "--weights", required=True, metavar="W", help="a file; he or free: those of the project"
+    )
     command.add_argument("--preset", choices=PRESETS, help="for weights files that do not tell")
     command.add_argument(
         "--output", required=True, metavar="PATH", help="file (onnx) or folder (savedmodel)"

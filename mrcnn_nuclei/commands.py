@@ -10,7 +10,7 @@ from mrcnn.instances import Instances
 from mrcnn_nuclei import datasets
 from mrcnn_nuclei.config import MODELS, make_config, parse_settings
 from mrcnn_nuclei.formats import parse_writers
-from mrcnn_nuclei.shipped_weights import DEFAULT, FILES, LICENCES, find_shipped
+from mrcnn_nuclei.shipped_weights import DEFAULT, FILES, LICENCES, find_shipped, saw
 from mrcnn_nuclei.startup import import_keras
 
 LOGGER = logging.getLogger("mrcnn_nuclei")
@@ -54,12 +54,14 @@ def train(options):
             len(both),
             min(both),
         )
-    _require_weights(options.weights, (*START_WORDS, "last", *FILES))
-    if _saw_monuseg(options.weights) and "monuseg" in {i["format"] for i in val_dataset.image_info}:
+    _require_weights(options.weights, (*START_WORDS, "last"))
+    seen = saw(options.weights, val_dataset.names)
+    if seen:
         LOGGER.warning(
-            "--weights %s: learned from all images of MoNuSeg, so that validation will flatter the "
-            "network; start from free",
+            "--weights %s: learned from all images of MoNuSeg, such as %s, so that validation will "
+            "flatter the network; start from free",
             options.weights,
+            seen[0],
         )
 
     import_keras()
@@ -105,7 +107,7 @@ def detect(options):
         dataset = _load_dataset(
             options.dataset, options, _selected_subset(options), annotated=False
         )
-    _require_weights(options.weights, (None, "last", *FILES))
+    _require_weights(options.weights, (None, "last"))
 
     import_keras()
     from mrcnn_nuclei.detection import dataset_sources, detect_images, image_sources
@@ -164,26 +166,21 @@ def tune(options):
 
 
 def _require_weights(weights, words):
-    """Refuse what is neither a file nor one of the words for weights found elsewhere."""
-    if weights in words and weights in FILES:
+    """Refuse what is neither a file, nor weights of the project, nor one of these words."""
+    if weights in FILES:
         find_shipped(weights)
     elif weights not in words:
         _require_file(weights, "weights")
 
 
-def _saw_monuseg(weights):
-    return weights is not None and Path(weights).name in ("he", FILES["he"])
-
-
-def _require_fresh_weights(options, settings, *words):
+def _require_fresh(weights, dataset):
     """Refuse, for networks that are to be compared on held-out images, what may have seen them."""
-    weights = options.weights or settings.get("INITIAL_WEIGHTS")
-    if _saw_monuseg(weights):
+    seen = saw(weights, dataset.names)
+    if seen:
         raise InputError(
-            f"--weights {weights}: learned from all images of MoNuSeg, so that none would be held "
-            "out; give free"
+            f"--weights {weights}: learned from all images of MoNuSeg, such as {seen[0]}, so that "
+            "none would be held out; give free"
         )
-    _require_weights(weights, (*START_WORDS, "free", *words))
 
 
 def _trained_weights(options):
@@ -223,10 +220,12 @@ def crossval(options):
     models = list(MODELS) if options.model == "both" else [options.model]
     for model in models:
         settings = parse_settings(options.settings, options.preset, model)
-    _require_fresh_weights(options, settings, "unet")
-    if options.weights == "unet" and options.model != "mrcnn":
+    weights = options.weights or settings.pop("INITIAL_WEIGHTS", None)
+    _require_weights(weights, (*START_WORDS, "unet"))
+    if weights == "unet" and options.model != "mrcnn":
         raise InputError("--weights unet: is what Mask R-CNNs start from; give --model mrcnn")
     dataset = datasets.NucleusDataset().load(options.dataset, options.format)
+    _require_fresh(weights, dataset)
     samples = [info["sample"] for info in dataset.image_info]
     made = options.n_folds is not None
     path = options.folds or (None if made else folds_file(options.dataset))
@@ -242,7 +241,7 @@ def crossval(options):
         options.dataset,
         folds,
         networks,
-        weights=options.weights,
+        weights=weights,
         epochs=options.epochs,
         format=options.format,
         test=options.test,
@@ -302,7 +301,7 @@ def figures(options):
     from mrcnn_nuclei.image_files import read_image
 
     settings = parse_settings(options.settings, options.preset or "compact", "unet")
-    _require_weights(options.weights, (None, "last", *FILES))
+    _require_weights(options.weights, (None, "last"))
     for path in options.image:
         _require_file(path, "image")
     validation = []
@@ -339,15 +338,17 @@ def ablate(options):
     from mrcnn_nuclei.preprocessing import clean_labels
 
     settings = parse_settings(options.settings, options.preset, options.model)
-    _require_fresh_weights(options, settings)
     if options.weights:
         settings["INITIAL_WEIGHTS"] = options.weights
+    weights = settings.get("INITIAL_WEIGHTS")
+    _require_weights(weights, START_WORDS)
     settings = {"SEED": options.seed, **settings}
     config = make_config(options.preset, settings, model=options.model)
     names = options.only and [name.strip() for name in options.only.split(",")]
     switches.choose(config, names)
     train_dataset = _load_dataset(options.dataset, options, "train", preprocess=clean_labels)
     val_dataset = _load_dataset(options.dataset, options, "val")
+    _require_fresh(weights, val_dataset)
     _read_all(train_dataset, val_dataset)
 
     import_keras()
@@ -389,14 +390,15 @@ def export(options):
     settings.setdefault("DTYPE_POLICY", "float32")
     if options.size:
         settings["DETECTION_TILE"] = options.size
-    _require_file(options.weights, "weights")
+    _require_weights(options.weights, ())
+    weights = find_shipped(options.weights)
 
     import_keras()
     from mrcnn.export import check_export
     from mrcnn_nuclei.detector import Detector
 
     format = check_export(options.output, options.format)
-    detector = Detector(options.weights, options.preset, settings)
+    detector = Detector(weights, options.preset, settings)
     height, width = detector.config.IMAGE_SHAPE[:2]
     LOGGER.info("writing the network of %s as %s; takes a minute or two", options.weights, format)
     detector.export(options.output, format)

@@ -22,7 +22,7 @@ from mrcnn_nuclei.config import MODELS, json_settings, make_config
 from mrcnn_nuclei.datasets import NucleusDataset
 from mrcnn_nuclei.datasets.folds import read_folds, write_folds
 from mrcnn_nuclei.ensemble import fuse_folders
-from mrcnn_nuclei.mask_nms import IOU_THRESHOLD
+from mrcnn_nuclei.mask_nms import FUSIONS, IOU_THRESHOLD, METHODS, default_votes
 from mrcnn_nuclei.preprocessing import clean_labels
 from mrcnn_nuclei.runs import WRITTEN, Run, read_step
 from mrcnn_nuclei.shipped_weights import find_shipped
@@ -170,11 +170,11 @@ def cross_validate(
     _check_patients(folds, [dataset, new_images])
     _keep_folds(output / "folds.json", folds)
     _keep_notes(output / "crossval.json", root, format, test, [dataset, new_images])
-    runs = [
-        Run(output / f"{part.name}-{config.MODEL}", _settings(part, config, weights, epochs))
-        for part, config in networks
-    ]
     starts = [_start(output, part, weights) for part, _ in networks]
+    runs = [
+        Run(output / f"{part.name}-{config.MODEL}", _settings(part, config, weights, start, epochs))
+        for (part, config), start in zip(networks, starts)
+    ]
     for k, (run, start, (part, config)) in enumerate(zip(runs, starts, networks), start=1):
         LOGGER.info("%s: run %d of %d", run.folder, k, len(runs))
         training, validation = load(part.training, clean_labels), load(part.validation)
@@ -215,15 +215,21 @@ def _fuse(folder, members, tried, steps, images):
     """Fuse and score what several runs predict for the same images."""
     LOGGER.info("%s: fused from %s", folder, ", ".join(member.name for member in members))
     trained_on = [read_step(member, "config")["trained_on"] for member in members]
+    fusion = {
+        "iou_threshold": IOU_THRESHOLD,
+        "min_votes": default_votes(len(members)),
+        "fuse": FUSIONS[0],
+        "method": METHODS[0],
+    }
     settings = {
         "members": [member.name for member in members],
         "trained_on": sorted(set().union(*trained_on)),
-        "iou_threshold": IOU_THRESHOLD,
+        **fusion,
     }
 
     def work():
         folders = [member / steps.predictions for member in members]
-        nuclei, _ = fuse_folders(folders, folder / steps.predictions, WRITTEN)
+        nuclei, _ = fuse_folders(folders, folder / steps.predictions, WRITTEN, **fusion)
         return {"nuclei": nuclei}
 
     run = Run(folder, settings)
@@ -273,14 +279,13 @@ def load_held_out(output, root=None):
     return NucleusDataset().load(root or notes["dataset"], notes["format"], names=sum(folds, []))
 
 
-def _settings(part, config, weights, epochs):
-    weights = weights or config.INITIAL_WEIGHTS
-    file = Path(find_shipped(weights))
+def _settings(part, config, weights, start, epochs):
+    file = Path(find_shipped(start or config.INITIAL_WEIGHTS))
     return {
         "part": part.name,
         "model": config.MODEL,
         "preset": config.PRESET,
-        "weights": weights,
+        "weights": weights or config.INITIAL_WEIGHTS,
         "weights_sha256": file_digest(file) if file.is_file() else None,
         "epochs": epochs,
         "trained_on": part.training,

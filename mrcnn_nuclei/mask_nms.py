@@ -92,6 +92,11 @@ def mask_nms(
     return fused[np.argsort(-fused.scores, kind="stable")]
 
 
+def default_votes(count):
+    """How many of so many predictions must show a nucleus: half of them, rounded up."""
+    return (count + 1) // 2
+
+
 def check_options(count, iou_threshold, min_votes, fuse, method):
     """Check the options of `mask_nms` for a number of predictions; return its `min_votes`."""
     if count < 1:
@@ -99,7 +104,7 @@ def check_options(count, iou_threshold, min_votes, fuse, method):
     if not 0 <= iou_threshold <= 1:
         raise InputError(f"iou_threshold is {iou_threshold}; choose a number from 0 to 1")
     if min_votes is None:
-        min_votes = (count + 1) // 2
+        min_votes = default_votes(count)
     if not 1 <= min_votes <= count:
         raise InputError(
             f"min_votes is {min_votes}; {count} predictions can give from 1 to {count} votes"

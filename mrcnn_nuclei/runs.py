@@ -13,6 +13,7 @@ A step that was stopped begins again, training after its last finished epoch.
 
 import json
 import platform
+import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -23,6 +24,18 @@ from mrcnn_nuclei.evaluation import Evaluation, evaluate_folder
 
 WRITTEN = ("labels", "coco")
 """Of `mrcnn_nuclei.formats.WRITERS`, what a run keeps of its predictions."""
+
+REQUIRED = {
+    "crossval": {"dataset", "format", "organs"},
+    "training": {"weights"},
+    "predictions": {"inputs"},
+    "metrics": {"images"},
+    "test": {"inputs"},
+    "test_metrics": {"images"},
+}
+"""What a step's file must hold to be of use."""
+
+CHECKOUT = Path(__file__).resolve().parent.parent
 
 LIBRARIES = ("numpy", "keras", "tensorflow", "jax", "torch")
 
@@ -203,23 +216,38 @@ def read_step(folder, step):
     Returns
     -------
     dict or None
-        None where the step is not finished.
+        None where the step is not finished, or what it left is damaged.
     """
     try:
-        return json.loads((Path(folder) / f"{step}.json").read_text(encoding="utf-8"))
+        left = json.loads((Path(folder) / f"{step}.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
+    return left if isinstance(left, dict) and REQUIRED.get(step, set()) <= set(left) else None
 
 
 def versions():
-    """The versions of this package, of Python and of the libraries that compute, as a dict."""
+    """The versions of this package, of Python and of the libraries that compute, as a dict.
+
+    Of a checkout, the commit too.
+    """
     found = {"mrcnn_nuclei": __version__, "python": platform.python_version()}
+    if (CHECKOUT / ".git").exists():
+        found |= _commit()
     for name in LIBRARIES:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             pass
     return found
+
+
+def _commit():
+    describe = ["git", "-C", CHECKOUT, "describe", "--always", "--abbrev=12", "--dirty"]
+    try:
+        described = subprocess.run(describe, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    return {"commit": described.stdout.strip()}
 
 
 def _as_json(content):

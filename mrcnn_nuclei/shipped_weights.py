@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from mrcnn.errors import InputError
+from mrcnn.files import file_digest
 
 FILES = {"he": "nuclei_he.h5", "free": "nuclei_free.h5"}
 """By the word that stands for them: for H&E at 40x, and without what MoNuSeg's licence asks."""
@@ -12,6 +13,21 @@ LICENCES = {"he": "CC BY-NC-SA 4.0, no commercial use", "free": "MIT"}
 """Of each file."""
 
 DEFAULT = "he"
+
+MONUSEG = {
+    f"TCGA-{barcode}"
+    for barcode in """
+    18-5592-01Z-00-DX1 21-5784-01Z-00-DX1 21-5786-01Z-00-DX1 38-6178-01Z-00-DX1
+    49-4488-01Z-00-DX1 50-5931-01Z-00-DX1 A7-A13E-01Z-00-DX1 A7-A13F-01Z-00-DX1
+    AR-A1AK-01Z-00-DX1 AR-A1AS-01Z-00-DX1 AY-A8YK-01A-01-TS1 B0-5698-01Z-00-DX1
+    B0-5710-01Z-00-DX1 B0-5711-01Z-00-DX1 CH-5767-01Z-00-DX1 DK-A2I6-01A-01-TS1
+    E2-A14V-01Z-00-DX1 E2-A1B5-01Z-00-DX1 G2-A2EK-01A-02-TSB G9-6336-01Z-00-DX1
+    G9-6348-01Z-00-DX1 G9-6356-01Z-00-DX1 G9-6362-01Z-00-DX1 G9-6363-01Z-00-DX1
+    HE-7128-01Z-00-DX1 HE-7129-01Z-00-DX1 HE-7130-01Z-00-DX1 KB-A93J-01A-01-TS1
+    NH-A8F7-01A-01-TS1 RD-A8N9-01A-01-TS1
+    """.split()
+}
+"""The training images of MoNuSeg, from which "he" learned."""
 
 FOLDER = Path(__file__).resolve().parent.parent / "weights"
 """Of a checkout. An installed copy of the package has none; NUCLEI_WEIGHTS may name one."""
@@ -45,3 +61,25 @@ def find_shipped(weights=None):
             "weights in NUCLEI_WEIGHTS, or give --weights FILE"
         )
     return path
+
+
+def saw(weights, names):
+    """Which of these images weights of the project learned from.
+
+    Parameters
+    ----------
+    weights : str or Path or None
+        A key of `FILES`, or a file, which may be a copy under another name. What was trained on
+        from these is not recognised.
+    names : iterable of str
+        Of images, without suffix.
+
+    Returns
+    -------
+    list of str
+    """
+    if weights is None:
+        return []
+    path, he = Path(weights), Path(os.environ.get("NUCLEI_WEIGHTS") or FOLDER) / FILES["he"]
+    copied = path.is_file() and he.is_file() and file_digest(path) == file_digest(he)
+    return sorted(MONUSEG & set(names)) if weights == "he" or copied else []

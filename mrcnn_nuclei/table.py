@@ -292,7 +292,7 @@ def _row(section, name, model, folder, steps, single=False):
 def _results(folder, steps):
     """The scores of a run's images, empty if it is not done or they say nothing of it."""
     scores, config = read_step(folder, steps.metrics), read_step(folder, "config")
-    if scores is None or config is None:
+    if scores is None or "trained_on" not in (config or {}):
         return []
     if not is_current(scores, config, folder, steps):
         LOGGER.warning("%s: left out, since it was predicted anew; repeat nucleus crossval", folder)

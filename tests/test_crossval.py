@@ -295,6 +295,9 @@ def test_detectors_start_from_the_u_nets_of_their_folds(networks, dataset, tmp_p
         run(tmp_path, dataset, weights="unet")
     run(tmp_path, dataset, ["unet"])
     run(tmp_path, dataset, ["mrcnn"], weights="unet")
+    with pytest.raises(InputError, match="fold0-mrcnn/config.json: .* another weights_sha256"):
+        (tmp_path / "fold0-unet/logs/nucleus-fold0-unet-compact.h5").write_text("trained anew")
+        run(tmp_path, dataset, ["mrcnn"], weights="unet")
     for k, (name, training, _, weights) in enumerate(used.trained[3:]):
         assert name == f"nucleus-fold{k}-mrcnn-compact"
         assert weights == tmp_path / f"fold{k}-unet/logs/nucleus-fold{k}-unet-compact.h5"

@@ -17,7 +17,7 @@ from mrcnn_nuclei.cli import main
 from mrcnn_nuclei.datasets import blank, synthetic
 from mrcnn_nuclei.detector import Detector
 from mrcnn_nuclei.image_files import read_label_map
-from mrcnn_nuclei.shipped_weights import FILES, FOLDER, find_shipped
+from mrcnn_nuclei.shipped_weights import FILES, FOLDER, MONUSEG, find_shipped, saw
 
 README = Path(__file__).parent.parent / "weights" / "README.md"
 
@@ -105,16 +105,42 @@ def test_training_starts_from_them(folder, word, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("command", ["crossval", "ablate"])
 def test_no_image_is_held_out_from_all(folder, command, tmp_path, capsys):
-    (folder / "nuclei_he.h5").touch()
-    arguments = [command, "--dataset", str(tmp_path), "--output", str(tmp_path / "out")]
+    for name in ("nuclei_he.h5", "copy.h5"):
+        (folder / name).write_text("as it came")
+    (folder / "another.h5").write_text("trained elsewhere")
+    data = tmp_path / "data"
+    synthetic.write(data, count=5, size=32)
+    arguments = [command, "--dataset", str(data), "--output", str(tmp_path / "out")]
+    for k, name in enumerate(sorted(MONUSEG)[:5]):
+        for kind in ("images", "labels"):
+            (data / kind / f"synthetic_{k:03}.png").rename(data / kind / f"{name}.png")
     for start in (
         ["--weights", "he"],
         ["--weights", str(folder / "nuclei_he.h5")],
+        ["--weights", str(folder / "copy.h5")],
         ["--set", "INITIAL_WEIGHTS=he"],
     ):
         assert main([*arguments, *start]) == 2
         error = capsys.readouterr().err
-        assert "learned from all images of MoNuSeg" in error and error.count("\n") == 1
+        assert "learned from all images of MoNuSeg, such as TCGA-" in error
+        assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_of_other_images_any_may_be_held_out():
+    assert saw("he", ["a", "TCGA-18-5592-01Z-00-DX1", "TCGA-00-0000-01Z-00-DX1"]) == [
+        "TCGA-18-5592-01Z-00-DX1"
+    ]
+    for weights in ("free", "none", None, "of_mine.h5"):
+        assert saw(weights, ["TCGA-18-5592-01Z-00-DX1"]) == []
+
+
+def test_exporting_takes_their_words(folder, tmp_path, capsys):
+    arguments = ["export", "--output", str(tmp_path / "nuclei.onnx"), "--weights"]
+    assert main([*arguments, "free"]) == 2
+    assert f"{folder / 'nuclei_free.h5'}: no such weights file; clone" in capsys.readouterr().err
+    assert main([*arguments, "fre"]) == 2
+    assert "fre: no such weights file; check the path" in capsys.readouterr().err
 
 
 def test_thresholds_are_not_written_into_them(folder, tmp_path, capsys):

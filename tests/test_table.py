@@ -120,6 +120,16 @@ def test_scores_of_predictions_that_are_gone_are_not_shown(output, content):
     assert find(table, MEAN)["images"] == 0
 
 
+@pytest.mark.parametrize("content", ["{}", "[]", "3", '{"images"'])
+@pytest.mark.parametrize("step", ["metrics", "predictions", "config"])
+def test_damaged_files_count_for_nothing(output, step, content):
+    (output / "fold1-mrcnn" / f"{step}.json").write_text(content)
+    assert find(read_table(output), (HELD_OUT, "Mask R-CNN, fold 1"))["images"] == 0
+    (output / "crossval.json").write_text(content)
+    with pytest.raises(InputError, match="no cross-validation in it"):
+        read_table(output)
+
+
 def test_scores_of_an_ensemble_of_other_predictions_are_not_shown(output):
     names = ["fold0-mrcnn", "fold1-mrcnn"]
     write_run(output, "test-mrcnn", "abc", test_metrics=scores(t=0.4))
