@@ -1,7 +1,7 @@
 """One experiment in one folder: what it was made with, and which of its steps are done.
 
     FOLDER/
-      config.json         what decides the results; beside it, under "notes", versions and paths
+      config.json         what decides the results; beside it, under "notes", versions
       training.json       one file a finished step: its inputs and its result
       predictions.json
       metrics.json        as `nucleus evaluate --json` writes it
@@ -48,8 +48,6 @@ class Run:
     folder : str or Path
     settings : dict
         JSON-able: all that decides the results.
-    notes : dict, optional
-        JSON-able: what may differ when the run is continued, such as paths.
 
     Attributes
     ----------
@@ -61,7 +59,7 @@ class Run:
         If the folder holds the work of a run of other settings.
     """
 
-    def __init__(self, folder, settings, notes=None):
+    def __init__(self, folder, settings):
         self.folder = Path(folder)
         settings = _as_json(settings)
         known = self.read("config")
@@ -72,7 +70,7 @@ class Run:
                 "the folder was made with; give another --output, or delete the folder"
             )
         if not begun:
-            self._write("config", {**settings, "notes": {"versions": versions(), **(notes or {})}})
+            self._write("config", {**settings, "notes": {"versions": versions()}})
             return
         changed = list(dict.fromkeys(_changes(known, settings)))
         if changed:

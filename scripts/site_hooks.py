@@ -25,6 +25,7 @@ OUTSIDE = {
     "benchmarks/RESULTS.md": "benchmarks/RESULTS.md",
     "weights/README.md": "weights/README.md",
     "weights/LICENSE": "weights/LICENSE",
+    "weights/dsb2018_fluo_sample.txt": "weights/dsb2018_fluo_sample.txt",
     "tests/golden/README.md": "tests/golden/README.md",
     **{f"notebooks/{p.name}": f"notebooks/{p.stem}.md" for p in ROOT.glob("notebooks/*.ipynb")},
 }

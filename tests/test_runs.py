@@ -47,11 +47,10 @@ def test_a_step_that_broke_off_is_not_done(tmp_path):
 
 
 def test_the_configuration_is_noted(tmp_path):
-    Run(tmp_path, SETTINGS, {"path": "here"})
+    Run(tmp_path, SETTINGS)
     config = json.loads((tmp_path / "config.json").read_text())
     notes = config.pop("notes")
     assert config == json.loads(json.dumps(SETTINGS))
-    assert notes["path"] == "here"
     assert {"mrcnn_nuclei", "python", "keras", "numpy"} <= notes["versions"].keys()
 
 
@@ -65,7 +64,7 @@ def test_other_settings_are_refused_once_there_is_work(tmp_path):
         Run(tmp_path, SETTINGS)
     assert run.read("config")["epochs"] == 4
     # A setting that was not known then, or is not any more, does not matter.
-    Run(tmp_path, {**other, "new": 1, "settings": {"SEED": 2}}, {"path": "there"})
+    Run(tmp_path, {**other, "new": 1, "settings": {"SEED": 2}})
 
 
 def test_work_of_unknown_settings_is_refused(tmp_path):
