@@ -58,8 +58,8 @@ def build_parser():
     _add_model(command, "network to train: mrcnn (default), or unet for small and irregular nuclei")
     _add_training(
         command,
-        ", he (the project's that do), or last: continue the newest run of the same model, preset "
-        "and fold",
+        ", he or he_mrcnn (the project's that do), or last: continue the newest run of the same "
+        "model, preset and fold",
     )
     command.add_argument(
         "--logs", default="logs", metavar="DIR", help="where runs are kept (default: logs)"
@@ -80,7 +80,8 @@ def build_parser():
     )
     _add_trained(
         command,
-        "; he or free: those of the project (default: he, for H&E at 40x, not for commercial use)",
+        "; he_mrcnn, he or free: those of the project (default: he_mrcnn, for H&E at 40x; he: a "
+        "U-Net for it, faster; both not for commercial use)",
     )
     command.add_argument(
         "--output", default="results", metavar="DIR", help="folder to write to (default: results)"
@@ -283,7 +284,7 @@ def build_parser():
     command.add_argument(
         "--image", nargs="+", default=[], metavar="FILE", help="images for figure 3"
     )
-    _add_trained(command, "; he or free: those of the project (default: he)")
+    _add_trained(command, "; he_mrcnn, he or free: those of the project (default: he_mrcnn)")
     command.add_argument(
         "--count", type=_count, default=3, metavar="N", help="images of a figure (default: 3)"
     )
@@ -347,6 +348,7 @@ def build_parser():
     command.add_argument(
         "--half", action="store_true", help="keep 16 bits of each weight: half the file"
     )
+    _add_settings(command, "change a setting that the file tells, such as a threshold")
 
     command = subparsers.add_parser(
         "export",
@@ -356,7 +358,7 @@ def build_parser():
     )
     command.set_defaults(run=commands.export)
     command.add_argument(
-        "--weights", required=True, metavar="W", help="a file; he or free: those of the project"
+        "--weights", required=True, metavar="W", help="a file; he_mrcnn, he or free: the project's"
     )
     command.add_argument("--preset", choices=PRESETS, help="for weights files that do not tell")
     command.add_argument(
@@ -498,14 +500,14 @@ def _add_writers(command, default):
     )
 
 
-def _add_settings(command):
+def _add_settings(command, help="change a setting of the preset"):
     command.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="NAME=VALUE",
         dest="settings",
-        help="change a setting of the preset; may be repeated",
+        help=f"{help}; may be repeated",
     )
 
 

@@ -377,6 +377,10 @@ def average(options):
     from mrcnn_nuclei.networks import RECIPE, read_recipe
 
     recipe = read_recipe(options.weights[0])
+    if recipe:
+        recipe["settings"] |= parse_settings(options.settings, recipe["preset"], recipe["model"])
+    elif options.settings:
+        raise InputError(f"--set: {options.weights[0]} has no settings; give a checkpoint of train")
     dtype = "float16" if options.half else "float32"
     average_weights(options.weights, output, recipe and {RECIPE: recipe}, dtype)
     count = len(options.weights)

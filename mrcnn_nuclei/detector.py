@@ -64,7 +64,7 @@ class Detector:
     ----------
     weights : str or Path, optional
         A file, or a word for weights that come with the project, see
-        `mrcnn_nuclei.shipped_weights`. Default: "he".
+        `mrcnn_nuclei.shipped_weights`. Default: "he_mrcnn".
     preset : str, optional
         Needed for files that this package did not write; else what the file says. These are taken
         for Mask R-CNN's.

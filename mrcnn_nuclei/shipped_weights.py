@@ -6,13 +6,20 @@ from pathlib import Path
 from mrcnn.errors import InputError
 from mrcnn.files import file_digest
 
-FILES = {"he": "nuclei_he.h5", "free": "nuclei_free.h5"}
-"""By the word that stands for them: for H&E at 40x, and without what MoNuSeg's licence asks."""
+FILES = {
+    "he_mrcnn": "nuclei_he_mrcnn.h5",
+    "he": "nuclei_he.h5",
+    "free": "nuclei_free.h5",
+}
+"""By the word that stands for them: the Mask R-CNN and the U-Net for H&E at 40x, and a U-Net
+without what MoNuSeg's licence asks."""
 
-LICENCES = {"he": "CC BY-NC-SA 4.0, no commercial use", "free": "MIT"}
+NONCOMMERCIAL = "CC BY-NC-SA 4.0, no commercial use"
+
+LICENCES = {"he_mrcnn": NONCOMMERCIAL, "he": NONCOMMERCIAL, "free": "MIT"}
 """Of each file."""
 
-DEFAULT = "he"
+DEFAULT = "he_mrcnn"
 
 MONUSEG = {
     f"TCGA-{barcode}"
@@ -27,7 +34,7 @@ MONUSEG = {
     NH-A8F7-01A-01-TS1 RD-A8N9-01A-01-TS1
     """.split()
 }
-"""The training images of MoNuSeg, from which "he" learned."""
+"""The training images of MoNuSeg, from which all but "free" learned."""
 
 FOLDER = Path(__file__).resolve().parent.parent / "weights"
 """Of a checkout. An installed copy of the package has none; NUCLEI_WEIGHTS may name one."""
@@ -54,7 +61,7 @@ def find_shipped(weights=None):
     weights = weights or DEFAULT
     if weights not in FILES:
         return weights
-    path = Path(os.environ.get("NUCLEI_WEIGHTS") or FOLDER) / FILES[weights]
+    path = _path(weights)
     if not path.is_file():
         raise InputError(
             f"{path}: no such weights file; clone the project, which has it, name its folder "
@@ -78,8 +85,19 @@ def saw(weights, names):
     -------
     list of str
     """
-    if weights is None:
+    both = sorted(MONUSEG & set(names))
+    if weights is None or weights == "free" or not both:
         return []
-    path, he = Path(weights), Path(os.environ.get("NUCLEI_WEIGHTS") or FOLDER) / FILES["he"]
-    copied = path.is_file() and he.is_file() and file_digest(path) == file_digest(he)
-    return sorted(MONUSEG & set(names)) if weights == "he" or copied else []
+    return both if weights in FILES or _is_copy(weights) else []
+
+
+def _is_copy(weights):
+    """Whether a file is one of those that learned from MoNuSeg, whatever its name."""
+    path = Path(weights)
+    theirs = [_path(word) for word in FILES if word != "free"]
+    digests = {file_digest(file) for file in theirs if file.is_file()}
+    return path.is_file() and file_digest(path) in digests
+
+
+def _path(word):
+    return Path(os.environ.get("NUCLEI_WEIGHTS") or FOLDER) / FILES[word]

@@ -43,9 +43,9 @@ def train(config, train_dataset, val_dataset, logs, weights=None, epochs=None):
     logs : str or Path
         Where each run gets its folder.
     weights : str or Path, optional
-        "coco", "imagenet", "he" or "free" (those that come with the project), "last" (continue the
-        newest run of `config.NAME`), "none" (random), or a file; a checkpoint of a run of
-        `config.NAME` continues that run. Default: `config.INITIAL_WEIGHTS`.
+        "coco", "imagenet", "he_mrcnn", "he" or "free" (those that come with the project), "last"
+        (continue the newest run of `config.NAME`), "none" (random), or a file; a checkpoint of a
+        run of `config.NAME` continues that run. Default: `config.INITIAL_WEIGHTS`.
     epochs : int, optional
         Stretch or shorten the schedule to so many epochs in all.
 

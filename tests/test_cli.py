@@ -21,6 +21,7 @@ from mrcnn_nuclei.datasets import synthetic
 from mrcnn_nuclei.datasets.synthetic import draw_tile
 from mrcnn_nuclei.image_files import read_label_map
 from mrcnn_nuclei.networks import RECIPE, read_recipe
+from mrcnn_nuclei.shipped_weights import FILES, MONUSEG
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -568,8 +569,11 @@ def test_average_in_half_precision(capsys, tmp_path, weights, picture):
     groups["bn_conv1"]["bn_conv1/moving_variance:0"][0] = 1e6  # float16 ends at 65,504
     save_arrays(large, groups, {RECIPE: read_recipe(weights)})
     weights = large
-    assert main(["average", "--half", "--weights", str(weights), "--output", str(half)]) == 0
+    arguments = ["average", "--half", "--weights", str(weights), "--output", str(half)]
+    assert main([*arguments, "--set", "DETECTION_MASK_THRESHOLD=0.3"]) == 0
     assert f"wrote {half}, in half precision" in capsys.readouterr().out
+    settings = read_recipe(weights)["settings"] | {"DETECTION_MASK_THRESHOLD": 0.3}
+    assert read_recipe(half)["settings"] == settings
     before, after = read_arrays(weights), read_arrays(half)
     for layer, arrays in before.items():
         for name, array in arrays.items():
@@ -681,15 +685,22 @@ def test_training_on_further_folders(capsys, monkeypatch, tmp_path):
 
 def test_weights_that_have_seen_what_is_held_out(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("NUCLEI_WEIGHTS", str(tmp_path))
-    for name in ("nuclei_he.h5", "nuclei_free.h5"):
+    for name in FILES.values():
         (tmp_path / name).touch()
     monkeypatch.setattr("mrcnn_nuclei.training.train", lambda *args, **kwargs: tmp_path / "w.h5")
     monuseg = write_monuseg(tmp_path / "monuseg", lambda good: good)
-    for letter in "cde":
+    for name in sorted(MONUSEG)[:5]:
         for kind in (".tif", ".xml"):
-            shutil.copy(monuseg / f"a{kind}", monuseg / f"{letter}{kind}")
+            shutil.copy(monuseg / f"a{kind}", monuseg / f"{name}{kind}")
+    for path in [*monuseg.glob("a.*"), *monuseg.glob("b.*")]:
+        path.unlink()
     other = write_pairs(tmp_path / "other", count=5, size=64)
-    for data, word, warned in ((monuseg, "he", 1), (monuseg, "free", 0), (other, "he", 0)):
+    for data, word, warned in (
+        (monuseg, "he", 1),
+        (monuseg, "he_mrcnn", 1),
+        (monuseg, "free", 0),
+        (other, "he", 0),
+    ):
         arguments = ["train", "--dataset", data, "--fold", 0, "--weights", word]
         assert main([str(a) for a in arguments]) == 0
         assert capsys.readouterr().err.count("validation will flatter the network") == warned

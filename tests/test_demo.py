@@ -8,6 +8,7 @@ from tiny import tiny_preset, write_tiny_weights
 
 from mrcnn_nuclei import demo
 from mrcnn_nuclei.cli import main
+from mrcnn_nuclei.shipped_weights import DEFAULT, FILES
 
 TINY = {
     "STEPS_PER_EPOCH": 1,
@@ -30,7 +31,7 @@ def test_everything_is_written(monkeypatch, tmp_path, capsys):
         monkeypatch.setattr(demo, name, value)
     monkeypatch.setenv("NUCLEI_WEIGHTS", str(tmp_path))
     with tiny_preset():
-        write_tiny_weights(tmp_path / "nuclei_he.h5")
+        write_tiny_weights(tmp_path / FILES[DEFAULT])
         evaluations = demo.run_demo(tmp_path, settings=TINY)
     assert list(evaluations) == ["mrcnn", "unet"]
     for model, evaluation in evaluations.items():

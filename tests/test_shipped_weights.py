@@ -52,7 +52,7 @@ def test_words_and_files(folder, tmp_path):
             find_shipped(word)
         (folder / name).touch()
         assert find_shipped(word) == folder / name
-    assert find_shipped() == find_shipped(None) == folder / "nuclei_he.h5"
+    assert find_shipped() == find_shipped(None) == folder / "nuclei_he_mrcnn.h5"
     for other in ("mine.h5", tmp_path / "mine.h5", "none", "last"):
         assert find_shipped(other) is other
 
@@ -60,7 +60,7 @@ def test_words_and_files(folder, tmp_path):
 def test_they_lie_in_the_checkout(monkeypatch):
     monkeypatch.delenv("NUCLEI_WEIGHTS", raising=False)
     assert README.parent == FOLDER
-    assert find_shipped() == FOLDER / "nuclei_he.h5"
+    assert find_shipped() == FOLDER / "nuclei_he_mrcnn.h5"
 
 
 def test_git_keeps_them_and_packages_leave_them_out():
@@ -78,12 +78,13 @@ def test_git_keeps_them_and_packages_leave_them_out():
 def test_detect_without_weights(folder, picture, tmp_path, capsys):
     output = ["--output", str(tmp_path / "out"), "--write", "labels"]
     assert main(["detect", "--image", str(picture), *output]) == 2
-    assert "nuclei_he.h5: no such weights file" in capsys.readouterr().err
+    path = folder / "nuclei_he_mrcnn.h5"
+    assert f"{path.name}: no such weights file" in capsys.readouterr().err
     with tiny_preset():
-        shutil.move(write_tiny_weights(tmp_path / "tiny.h5"), folder / "nuclei_he.h5")
+        shutil.move(write_tiny_weights(tmp_path / "tiny.h5"), path)
         assert main(["detect", "--image", str(picture), *output]) == 0
-        assert Detector().weights == Detector("he").weights == str(folder / "nuclei_he.h5")
-    told = f"weights: {folder / 'nuclei_he.h5'} (CC BY-NC-SA 4.0, no commercial use)"
+        assert Detector().weights == Detector("he_mrcnn").weights == str(path)
+    told = f"weights: {path} (CC BY-NC-SA 4.0, no commercial use)"
     assert capsys.readouterr().err.count(told) == 1
     assert list((tmp_path / "out" / "labels").iterdir())
 
@@ -105,7 +106,7 @@ def test_training_starts_from_them(folder, word, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("command", ["crossval", "ablate"])
 def test_no_image_is_held_out_from_all(folder, command, tmp_path, capsys):
-    for name in ("nuclei_he.h5", "copy.h5"):
+    for name in ("nuclei_he_mrcnn.h5", "nuclei_he.h5", "copy.h5"):
         (folder / name).write_text("as it came")
     (folder / "another.h5").write_text("trained elsewhere")
     data = tmp_path / "data"
@@ -115,6 +116,7 @@ def test_no_image_is_held_out_from_all(folder, command, tmp_path, capsys):
         for kind in ("images", "labels"):
             (data / kind / f"synthetic_{k:03}.png").rename(data / kind / f"{name}.png")
     for start in (
+        ["--weights", "he_mrcnn"],
         ["--weights", "he"],
         ["--weights", str(folder / "nuclei_he.h5")],
         ["--weights", str(folder / "copy.h5")],
