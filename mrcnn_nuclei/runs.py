@@ -26,6 +26,7 @@ WRITTEN = ("labels", "coco")
 """Of `mrcnn_nuclei.formats.WRITERS`, what a run keeps of its predictions."""
 
 REQUIRED = {
+    "config": set(),
     "crossval": {"dataset", "format", "organs"},
     "training": {"weights"},
     "predictions": {"inputs"},
@@ -33,7 +34,7 @@ REQUIRED = {
     "test": {"inputs"},
     "test_metrics": {"images"},
 }
-"""What a step's file must hold to be of use."""
+"""What the files of these steps must hold to be of use."""
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -213,14 +214,16 @@ def read_step(folder, step):
 
     Returns
     -------
-    dict or None
+    dict, or list of dict of "ablation", or None
         None where the step is not finished, or what it left is damaged.
     """
     try:
         left = json.loads((Path(folder) / f"{step}.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
-    return left if isinstance(left, dict) and REQUIRED.get(step, set()) <= set(left) else None
+    if step in REQUIRED and not (isinstance(left, dict) and REQUIRED[step] <= set(left)):
+        return None
+    return left
 
 
 def versions():

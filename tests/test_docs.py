@@ -118,7 +118,7 @@ def check_options(arguments):
         # A command that names no network takes those of either; the U-Net has all there are.
         trained = options.command in {"train", "crossval", "ablate"} and options.model != "both"
         model = options.model if trained else "unet"
-        parse_settings(options.settings, options.preset or "compact", model)
+        parse_settings(options.settings, getattr(options, "preset", None) or "compact", model)
 
 
 def flags(parser):
