@@ -62,7 +62,8 @@ def write_results(jobs, output, writers, manifest, made_by, notes=None):
 
     An image whose results are there, made of the same by the same, is left as it is, unless a
     format needs the whole set at once. What older results left of an image that is made anew, in
-    formats not asked for now, is deleted: nobody could tell which of them belong together.
+    formats not asked for now, is deleted: nobody could tell which of them belong together. Files
+    that somebody has changed since are kept.
 
     Parameters
     ----------
@@ -105,7 +106,7 @@ def write_results(jobs, output, writers, manifest, made_by, notes=None):
         for job in waiting:
             result = job.make(len(waiting) < 2)
             for kind in manifest.outdated(job) - set(writers):
-                _delete(WRITERS[kind], output, job.name)
+                _delete(_file(kind, output, job.name))
             known = manifest.remove(job)
             for writer in per_image:
                 writer.write(writer.path(output, job.name), *result)
@@ -117,6 +118,8 @@ def write_results(jobs, output, writers, manifest, made_by, notes=None):
             bar.update()
     for writer in per_set:
         writer.write(writer.path(output), predictions)
+    if per_set:
+        manifest.save()  # no older than what it tells of
     return nuclei, len(waiting)
 
 
@@ -129,8 +132,12 @@ def file_identity(path):
     return [str(path), status.st_size, status.st_mtime_ns]
 
 
-def _delete(writer, output, name):
-    path = writer.path(output, name) if writer.per_image else writer.path(output)
+def _file(kind, output, name):
+    writer = WRITERS[kind]
+    return writer.path(output, name) if writer.per_image else writer.path(output)
+
+
+def _delete(path):
     if path.is_dir():
         shutil.rmtree(path)
     else:
@@ -147,7 +154,7 @@ class _Manifest:
         if not same:
             for claim in self.images.values():
                 claim["made_of"] = OTHERWISE
-            self._write()  # an old claim would hold for a part of what replaces its results
+            self.save()  # an old claim would hold for a part of what replaces its results
 
     def has(self, job, kinds):
         """Whether an image's files of these kinds are there."""
@@ -161,13 +168,17 @@ class _Manifest:
         """Forget an image's files; returns the kinds that there were, made of the same."""
         kinds = self._kinds(job)
         if self.images.pop(job.name, None):
-            self._write()
+            self.save()
         return kinds
 
     def add(self, job, kinds):
         """Note the kinds of an image's files."""
         self.images[job.name] = {"made_of": job.identity, "kinds": sorted(kinds)}
-        self._write()
+        self.save()
+
+    def save(self):
+        with atomic_path(self.path) as temporary:
+            temporary.write_text(json.dumps({**self.head, "images": self.images}, indent=1))
 
     def _read(self, made_by):
         """Whether what is there was made by the same, and what is claimed of each image."""
@@ -177,16 +188,25 @@ class _Manifest:
             for name, claim in known["images"].items():
                 kinds = sorted(set(claim["kinds"]) & set(WRITERS))
                 claims[name] = {"made_of": claim["made_of"], "kinds": kinds}
-            return all(known.get(key) == value for key, value in made_by.items()), claims
+            same = all(known.get(key) == value for key, value in made_by.items())
+            return same, claims if same else self._unchanged(claims)
         except (FileNotFoundError, NotADirectoryError):
             return True, {}
         except (ValueError, KeyError, TypeError, AttributeError):
             return False, {}
 
+    def _unchanged(self, claims):
+        """Without the files that are newer than what tells of them."""
+        told, folder = self.path.stat().st_mtime_ns, self.path.parent
+        for name, claim in claims.items():
+            files = {kind: _file(kind, folder, name) for kind in claim["kinds"]}
+            claim["kinds"] = [
+                kind
+                for kind, file in files.items()
+                if file.exists() and file.stat().st_mtime_ns <= told
+            ]
+        return claims
+
     def _kinds(self, job):
         known = self.images.get(job.name, {})
         return set(known["kinds"]) if known.get("made_of") == job.identity else set()
-
-    def _write(self):
-        with atomic_path(self.path) as temporary:
-            temporary.write_text(json.dumps({**self.head, "images": self.images}, indent=1))

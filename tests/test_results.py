@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 
 import numpy as np
 import pytest
@@ -50,6 +51,13 @@ def test_files_of_older_results_do_not_pass_for_new_ones(job, tmp_path):
         *("labels/a.tif", "labels/b.tif", "measurements/b.csv", "mine.csv")
     ]
     assert files(["labels"], "you") == ["labels/a.tif", "labels/b.tif", "mine.csv"]
+    files(["labels", "csv", "geojson"], "you")
+    corrected = tmp_path / "geojson" / "a.geojson"
+    os.utime(corrected, (4e9, 4e9))
+    assert files(["labels"], "me") == [
+        *("geojson/a.geojson", "labels/a.tif", "labels/b.tif", "mine.csv")
+    ]
+    corrected.unlink()
     files(["labels", "csv"], "you")
     assert files(["labels"], "you", "made of that") == ["labels/a.tif", "labels/b.tif", "mine.csv"]
 
