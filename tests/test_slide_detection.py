@@ -299,6 +299,8 @@ def test_a_cluster_that_runs_already(labels, slide_file, tmp_path, tests_importa
             assert same_masks(found, Instances.from_label_map(labels))
             slide_file.write_bytes(slide_file.read_bytes()[:5000])
             running.scale(0)  # the workers have the old file open
+            while running.scheduler.workers:  # else they would be kept
+                time.sleep(0.05)
             running.scale(2)
             with pytest.raises(InputError, match="is truncated or corrupt"):
                 detect(slide, tmp_path / "others", cluster=cluster)
