@@ -174,6 +174,11 @@ def build_parser():
         "--test", metavar="DIR", help="further images to predict, on which no fold is trained"
     )
     command.add_argument(
+        "--flips",
+        action="store_true",
+        help="also detect with TEST_TIME_AUGMENTATION, tabulated beside the rest",
+    )
+    command.add_argument(
         "--nested",
         action="store_true",
         help="also train networks without fold 0 and one more fold each, whose fusion can be "

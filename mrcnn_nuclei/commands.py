@@ -245,6 +245,7 @@ def crossval(options):
         epochs=options.epochs,
         format=options.format,
         test=options.test,
+        flips=options.flips,
     )
     print(f"wrote {options.output}; for its scores: nucleus table {options.output}")
 

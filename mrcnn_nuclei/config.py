@@ -44,8 +44,9 @@ class NucleusConfig(Config):
         Clip limit of the contrast enhancement that images go through on their way in, see
         `mrcnn_nuclei.contrast.enhance`; 0: none.
     TEST_TIME_AUGMENTATION : bool
-        See an image's tiles turned over too. Mask R-CNN fuses what it finds in both flips and in
-        the tile by Mask-NMS; the U-Net averages its maps over the eight flips and quarter turns.
+        See an image's tiles turned over too. Mask R-CNN fuses what it finds in a tile and its three
+        flips by `mrcnn_nuclei.box_fusion.fuse_boxes`; the U-Net averages its maps over the eight
+        flips and quarter turns.
     MASK_NMS : {"none", "greedy", "soft"}
         Whether overlapping masks of an image suppress each other, see
         `mrcnn_nuclei.postprocessing.postprocess`. Those of the U-Net never overlap.

@@ -1,14 +1,15 @@
 """Cross-validation: each network trained once a fold, and tried on images that it never saw.
 
 OUTPUT/
-  folds.json        the folds
-  crossval.json     where the images are, and the organ of each
-  fold0-mrcnn/      a run each, see `mrcnn_nuclei.runs`
+  folds.json          the folds
+  crossval.json       where the images are, and the organ of each
+  fold0-mrcnn/        a run each, see `mrcnn_nuclei.runs`
   fold0-unet/
-  fold0-both/       the networks of a fold, fused by Mask-NMS
-  nested1-mrcnn/    trained without folds 0 and 1, tried on fold 0
-  nested-mrcnn/     the nested ones fused
-  test-mrcnn/       those of all folds fused, tried on a test folder
+  fold0-mrcnn-flips/  what that network finds in the images and their flips
+  fold0-both/         the networks of a fold, fused by Mask-NMS
+  nested1-mrcnn/      trained without folds 0 and 1, tried on fold 0
+  nested-mrcnn/       the nested ones fused
+  test-mrcnn/         those of all folds fused, tried on a test folder
 """
 
 import json
@@ -39,6 +40,10 @@ class Steps(NamedTuple):
 
 HELD_OUT = Steps("predictions", "metrics")
 TEST = Steps("test", "test_metrics")
+
+FLIPPED = {"TEST_TIME_AUGMENTATION": True}
+FLIPS = "flips"
+"""Settings at detection, and the word for them in the names of folders."""
 
 
 class Part(NamedTuple):
@@ -135,7 +140,7 @@ def make_ensembles(n_folds):
 
 
 def cross_validate(
-    output, root, folds, networks, weights=None, epochs=None, format=None, test=None
+    output, root, folds, networks, weights=None, epochs=None, format=None, test=None, flips=False
 ):
     """Train, predict and score every run, then fuse and score the ensembles.
 
@@ -153,6 +158,8 @@ def cross_validate(
         of its part, which the output holds: the encoder is the same, and saw the same images.
     test : str or Path, optional
         Folder of further images, scored if all of them are annotated.
+    flips : bool
+        Also detect the held-out images with TEST_TIME_AUGMENTATION, in runs beside those without.
 
     Raises
     ------
@@ -183,6 +190,8 @@ def cross_validate(
             if images is not None:
                 run.predict(checkpoint, images, steps.predictions)
                 _score(run, steps, images)
+        if flips and part.validation == part.held_out:  # the nested ones are there to be fused
+            _flip(run, checkpoint, part, load(part.held_out))
     for ensemble in make_ensembles(len(folds)):
         members = [output / name for name in ensemble.members]
         tried = [read_step(member, ensemble.steps.predictions) for member in members]
@@ -203,6 +212,14 @@ def _start(output, part, weights):
             "--output"
         )
     return folder / trained["weights"]
+
+
+def _flip(run, checkpoint, part, images):
+    """Try a trained network with its settings at detection changed."""
+    settings = {"member": run.folder.name, "trained_on": part.training, "settings": FLIPPED}
+    flipped = Run(run.folder.with_name(f"{run.folder.name}-{FLIPS}"), settings)
+    flipped.predict(checkpoint, images, HELD_OUT.predictions, FLIPPED)
+    _score(flipped, HELD_OUT, images)
 
 
 def _score(run, steps, images):

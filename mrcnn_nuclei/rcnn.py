@@ -6,17 +6,16 @@ import numpy as np
 from tqdm import tqdm
 
 from mrcnn.images import normalize_statistics
-from mrcnn.instances import Instances
 from mrcnn.model import MaskRCNN
-from mrcnn_nuclei.mask_nms import mask_nms
+from mrcnn_nuclei.box_fusion import fuse_boxes
 from mrcnn_nuclei.tiling import merge_tiles, tile_grid
 
-FLIPS = ((1, 1), (-1, 1), (1, -1))
-"""Steps through rows and columns: the image as it is, upside down, left to right."""
+FLIPS = ((1, 1), (-1, 1), (1, -1), (-1, -1))
+"""Steps through rows and columns: the image as it is, upside down, left to right, and both."""
 
 
 class Prediction(NamedTuple):
-    """What the network says of an image, before any threshold.
+    """What the network says of an image, before the thresholds.
 
     Attributes
     ----------
@@ -24,8 +23,8 @@ class Prediction(NamedTuple):
         (H, W) of the image.
     tiles : list of (y1, x1, y2, x2)
         In pixels.
-    found : list of lists of SoftInstances
-        Of each tile, and each of its flips.
+    found : list of SoftInstances
+        Of each tile.
     """
 
     shape: tuple
@@ -63,24 +62,31 @@ class NucleusRCNN(MaskRCNN):
         statistics = statistics or normalize_statistics(image, config)
         tiles = tile_grid(image.shape[:2], config.DETECTION_TILE, config.DETECTION_OVERLAP)
         hidden = not progress or len(tiles) == 1
+        self.capped = 0
         found = [
             self._see(image[y1:y2, x1:x2], statistics)
             for y1, x1, y2, x2 in tqdm(tiles, "Detecting", unit="tile", disable=hidden)
         ]
-        limit = config.DETECTION_MAX_INSTANCES
-        self.capped = sum(max(len(soft.boxes) for soft in views) >= limit for views in found)
         return Prediction(image.shape[:2], tiles, found)
 
     def _see(self, tile, statistics):
-        """What there is in a tile, and in its flips if they are wanted."""
-        flips = FLIPS if self.config.TEST_TIME_AUGMENTATION else FLIPS[:1]
-        views = [np.ascontiguousarray(tile[::rows, ::columns]) for rows, columns in flips]
-        return [self.detect_soft([view], [statistics])[0] for view in views]
+        """What there is in a tile, seen in its flips too if they are wanted."""
+        config = self.config
+        flips = FLIPS if config.TEST_TIME_AUGMENTATION else FLIPS[:1]
+        confidence = config.DETECTION_MIN_CONFIDENCE
+        config.DETECTION_MIN_CONFIDENCE = confidence / len(flips)  # a view's part in the mean
+        try:
+            flipped = [np.ascontiguousarray(tile[::rows, ::columns]) for rows, columns in flips]
+            views = [self.detect_soft([view], [statistics])[0] for view in flipped]
+        finally:
+            config.DETECTION_MIN_CONFIDENCE = confidence
+        self.capped += max(len(view.boxes) for view in views) >= config.DETECTION_MAX_INSTANCES
+        if len(flips) == 1:
+            return views[0]
+        return fuse_boxes([flip(view, *steps) for view, steps in zip(views, flips)])
 
     def segment(self, prediction):
         """Decide which pixels are nuclei, by the configured thresholds.
-
-        Flips of a tile are fused by Mask-NMS before tiles are merged.
 
         Parameters
         ----------
@@ -90,32 +96,27 @@ class NucleusRCNN(MaskRCNN):
         -------
         Instances
         """
-        config = self.config
-        limits = config.DETECTION_MASK_THRESHOLD, config.DETECTION_MIN_CONFIDENCE
-        detections = []
-        for views in prediction.found:
-            hard = [flip(soft.harden(*limits), *steps) for soft, steps in zip(views, FLIPS)]
-            detections.append(hard[0] if len(hard) == 1 else mask_nms(hard))
+        limits = self.config.DETECTION_MASK_THRESHOLD, self.config.DETECTION_MIN_CONFIDENCE
+        detections = [soft.harden(*limits) for soft in prediction.found]
         return merge_tiles(prediction.tiles, detections, prediction.shape)
 
 
-def flip(instances, rows, columns):
-    """Flip the instances of an image.
+def flip(found, rows, columns):
+    """Flip what was found in an image.
 
     Parameters
     ----------
-    instances : Instances
+    found : SoftInstances
     rows, columns : {1, -1}
         Steps: -1 turns the image upside down, or left to right.
 
     Returns
     -------
-    Instances
+    SoftInstances
         In the same order.
     """
-    boxes = instances.boxes.copy()
+    boxes = found.boxes.copy()
     for axis, step in enumerate((rows, columns)):
         if step < 0:
-            boxes[:, [axis, axis + 2]] = instances.shape[axis] - boxes[:, [axis + 2, axis]]
-    masks = [mask[::rows, ::columns] for mask in instances.masks]
-    return Instances(instances.shape, boxes, instances.scores, instances.class_ids, masks)
+            boxes[:, [axis, axis + 2]] = found.shape[axis] - boxes[:, [axis + 2, axis]]
+    return found._replace(boxes=boxes, masks=found.masks[:, ::rows, ::columns])

@@ -15,7 +15,7 @@ import numpy as np
 from mrcnn.errors import InputError
 from mrcnn.files import atomic_path
 from mrcnn_nuclei.config import MODELS
-from mrcnn_nuclei.crossval import HELD_OUT, TEST, read_notes
+from mrcnn_nuclei.crossval import FLIPS, HELD_OUT, TEST, read_notes
 from mrcnn_nuclei.datasets.folds import read_folds
 from mrcnn_nuclei.evaluation import COLUMNS, Evaluation
 from mrcnn_nuclei.markdown import markdown_table
@@ -30,14 +30,27 @@ RESAMPLES, SEED, CONFIDENCE = 10_000, 0, 0.95
 PAPER = 0.4502
 """Average mask IoU over five folds (Ren et al., "Mask-RCNN for Cell Instance Segmentation")."""
 
-NAMES = {"mrcnn": "Mask R-CNN", "unet": "U-Net", "both": "Both networks, Mask-NMS"}
+NAMES = {
+    "mrcnn": "Mask R-CNN",
+    f"mrcnn-{FLIPS}": "Mask R-CNN, flips",
+    "unet": "U-Net",
+    f"unet-{FLIPS}": "U-Net, flips and turns",
+    "both": "Both networks, Mask-NMS",
+}
 NUMBERS = "no one two three four five six seven eight nine ten".split()
 SECTIONS = ("held-out images", "images of fold 0", "test images")
 
 DRAWN = ("mAP", "AJI")
 """Metrics in the picture."""
-COLOURS = {"mrcnn": "#0072B2", "unet": "#D55E00", "both": "#009E73", "other": "#555555"}
-MARKERS = {"mrcnn": "o", "unet": "s", "both": "D", "other": "^"}
+COLOURS = {
+    "mrcnn": "#0072B2",
+    f"mrcnn-{FLIPS}": "#56B4E9",
+    "unet": "#D55E00",
+    f"unet-{FLIPS}": "#E69F00",
+    "both": "#009E73",
+    "other": "#555555",
+}
+MARKERS = dict(zip(COLOURS, "oPsXD^"))
 """Colours of Okabe and Ito, which colour-blind people can tell apart; shapes for print in grey."""
 
 
@@ -253,8 +266,10 @@ def read_table(output, added=None):
 
 
 def _held_out_rows(output, models, n_folds):
+    flipped = [name for name in NAMES if name.endswith(FLIPS)]
+    tried = [name for name in flipped if (output / f"fold0-{name}").is_dir()]
     both = ["both"] if len(models) > 1 else []
-    for model in [*models, *both]:
+    for model in [name for name in NAMES if name in {*models, *tried, *both}]:
         folders = [output / f"fold{k}-{model}" for k in range(n_folds)]
         singles = [
             _row(SECTIONS[0], f"{NAMES[model]}, fold {k}", model, folder, HELD_OUT, single=True)

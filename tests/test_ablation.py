@@ -355,11 +355,14 @@ def test_detection_sees_enhanced_images(weights, monkeypatch):
 )
 @settings(max_examples=30, deadline=None)
 def test_flips_are_those_of_the_dense_masks(boxes, rows, columns):
-    found = squares(*boxes, shape=(20, 24))
-    for mask in found.masks:
-        mask[0, 0] = False
-    flipped = flip(found, rows, columns)
-    np.testing.assert_array_equal(flipped.to_dense(), found.to_dense()[::rows, ::columns])
+    masks = np.random.default_rng(0).random((len(boxes), 7, 7)).astype(np.float32)
+    ones = np.ones(len(boxes), np.int32)
+    boxes = np.array(boxes, np.int32).reshape(-1, 4)
+    found = SoftInstances((20, 24), boxes, ones.astype(np.float32), ones, masks)
+    flipped = flip(found, rows, columns).harden(0.5)
+    np.testing.assert_array_equal(
+        flipped.to_dense(), found.harden(0.5).to_dense()[::rows, ::columns]
+    )
 
 
 def network_that_finds(views, settings=None):
@@ -368,9 +371,10 @@ def network_that_finds(views, settings=None):
     network.config = inference_config(
         make_config("tiny", {"TEST_TIME_AUGMENTATION": True, **(settings or {})})
     )
-    network.seen = []
+    network.seen, network.least = [], []
 
     def detect_soft(images, statistics):
+        network.least.append(network.config.DETECTION_MIN_CONFIDENCE)
         score = views[len(network.seen)]
         network.seen.append(images[0])
         y, x = np.nonzero(images[0][..., 0] > 128)
@@ -391,16 +395,20 @@ def test_flips_are_turned_back_and_fused():
     image = np.zeros((20, 30, 3), np.uint8)
     image[2:7, 4:12] = 200
     image[6, 4:8] = 0  # neither side is like the other
-    network = network_that_finds([0.9, 0.6, 0.6])
+    least = {"DETECTION_MIN_CONFIDENCE": 0.4}
+    network = network_that_finds([0.9, 0.6, 0.6, 0.7], least)
     found = network.segment(network.predict(image))
-    for view, expected in zip(network.seen, (image, image[::-1], image[:, ::-1]), strict=True):
+    views = (image, image[::-1], image[:, ::-1], image[::-1, ::-1])
+    for view, expected in zip(network.seen, views, strict=True):
         np.testing.assert_array_equal(view, expected)
     assert len(found) == 1 and found.scores[0] == pytest.approx(0.7)
     np.testing.assert_array_equal(found.to_label_map() > 0, image[..., 0] > 128)
-    # Two of three are enough, one is not.
-    network = network_that_finds([0.9, None, 0.6])
-    assert network.segment(network.predict(image)).scores == pytest.approx([0.5])
-    network = network_that_finds([0.9, None, None])
+    # Each view tells of a quarter of the least confidence; that of the result stays.
+    assert network.least == [0.1] * 4 and network.config.DETECTION_MIN_CONFIDENCE == 0.4
+    # A nucleus that few of the views show is as likely as few of four.
+    network = network_that_finds([0.9, None, 0.6, 0.7], least)
+    assert network.segment(network.predict(image)).scores == pytest.approx([0.55])
+    network = network_that_finds([None, 0.9, None, None], least)
     assert len(network.segment(network.predict(image))) == 0
     # Without the switch the image is seen once.
     network = network_that_finds([0.9], {"TEST_TIME_AUGMENTATION": False})
@@ -551,7 +559,7 @@ def test_tuning_a_detector_by_hand():
     masks[0, 2:8, 2:8] = masks[1] = 0.9
     boxes = np.array([[0, 0, 10, 10], [20, 20, 30, 30]], np.int32)
     soft = SoftInstances((40, 40), boxes, np.float32([0.9, 0.62]), np.ones(2, np.int32), masks)
-    network.predict = lambda image: Prediction((40, 40), [(0, 0, 40, 40)], [[soft]])
+    network.predict = lambda image: Prediction((40, 40), [(0, 0, 40, 40)], [soft])
     found, before, after = tune(network, OneNucleus(), progress=False)
     assert before == pytest.approx(36 / (100 + 100))
     assert after == 1

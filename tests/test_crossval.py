@@ -60,6 +60,7 @@ class Networks:
 
     def __init__(self, stops=()):
         self.trained, self.predicted, self.stops = [], [], stops
+        self.settings = {}
 
     def last_checkpoint(self, logs, name, model):
         if not (Path(logs) / f"{name}.h5").exists():
@@ -87,6 +88,7 @@ class Networks:
         found = {}
         for name, labels in sources:
             self.predicted.append(f"{Path(output).parent.name} {name}")
+            self.settings[Path(output).parent.name] = settings
             found[f"{name}.png"] = Instances.from_label_map(np.where(labels == missed, 0, labels))
             path = WRITERS["labels"].path(output, name)
             WRITERS["labels"].write(path, found[f"{name}.png"])
@@ -319,6 +321,24 @@ def test_both_networks_of_a_fold_are_fused(networks, dataset, tmp_path):
         assert scores["mean"]["AJI"] == 7 / 8
     config = json.loads((tmp_path / "fold1-both" / "config.json").read_text())
     assert config["trained_on"] == sorted(FOLDS[0] + FOLDS[2])
+
+
+def test_flips_are_tried_beside_the_rest_without_training(networks, dataset, tmp_path):
+    networks()
+    run(tmp_path, dataset, nested=True)
+    used = networks()
+    run(tmp_path, dataset, nested=True, flips=True)
+    assert used.trained == []
+    assert used.settings == {
+        f"fold{k}-mrcnn-flips": {"TEST_TIME_AUGMENTATION": True} for k in range(3)
+    }
+    for k, fold in enumerate(FOLDS):
+        scores = metrics(tmp_path, f"fold{k}-mrcnn-flips")
+        assert [row["image"] for row in scores["images"]] == fold
+        assert scores["mean"]["AJI"] == 7 / 8
+    idle = networks()
+    run(tmp_path, dataset, nested=True, flips=True)
+    assert idle.predicted == []
 
 
 def test_nested_networks_are_fused_on_fold_0(networks, dataset, tmp_path):

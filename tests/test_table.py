@@ -202,6 +202,22 @@ def test_both_networks_of_the_folds(output):
     assert (both["images"], both["AJI"]) == (3, pytest.approx(0.9))
 
 
+def test_flips_come_after_their_network(output):
+    for k, trained_on in enumerate(("c", "ab")):
+        rows = scores(**dict.fromkeys(FOLDS[k], 0.8))
+        write_run(output, f"fold{k}-mrcnn-flips", trained_on, rows)
+        write_run(output, f"fold{k}-unet", trained_on, rows)
+    means = [row.name for row in read_table(output).rows if row.section == HELD_OUT]
+    assert [name for name in means if "mean" in name] == [
+        "Mask R-CNN, mean of two folds",
+        "Mask R-CNN, flips, mean of two folds",
+        "U-Net, mean of two folds",
+        "Both networks, Mask-NMS, mean of two folds",
+    ]
+    flips = find(read_table(output), (HELD_OUT, "Mask R-CNN, flips, mean of two folds"))
+    assert (flips["images"], flips["AJI"]) == (3, pytest.approx(0.8))
+
+
 def test_a_row_whose_network_saw_the_image_is_left_out(output, caplog):
     write_run(output, "nested-mrcnn", "bc", scores(a=0.5, b=0.5))
     assert find(read_table(output), (FOLD_0, "Mask R-CNN, one by Mask-NMS"))["images"] == 0
