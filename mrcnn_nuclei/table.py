@@ -400,12 +400,16 @@ def _summary(images):
     return summary
 
 
+def row_title(record):
+    """What a record of `Table.records` is called in a table of all images."""
+    name = record["row"]
+    return name.replace("mean of", "spread of") if record["level"] == "spread" else name
+
+
 def _line(record):
     """The cells of a record in a table of all images."""
-    spread = record["level"] == "spread"
-    name = record["row"].replace("mean of", "spread of") if spread else record["row"]
-    paper = record.get("paper")
-    return [name, str(record["images"]), *_cells(record), f"{paper:.4f}" if paper else "-"]
+    paper = f"{record['paper']:.4f}" if record.get("paper") else "-"
+    return [row_title(record), str(record["images"]), *_cells(record), paper]
 
 
 def _counts(record):

@@ -15,7 +15,15 @@ from mrcnn_nuclei.evaluation import COLUMNS, Evaluation
 from mrcnn_nuclei.metrics import METRICS
 from mrcnn_nuclei.runs import read_step
 from mrcnn_nuclei.switches import ABLATIONS
-from mrcnn_nuclei.table import CONFIDENCE, NAMES, RESAMPLES, SECTIONS, is_current, read_table
+from mrcnn_nuclei.table import (
+    CONFIDENCE,
+    NAMES,
+    RESAMPLES,
+    SECTIONS,
+    is_current,
+    read_table,
+    row_title,
+)
 
 LOGGER = logging.getLogger("mrcnn_nuclei")
 
@@ -181,7 +189,7 @@ def _summaries(records):
         if not any(record["images"] for record in mine):
             continue
         rows = [
-            (_row_name(record), [*_numbers(record), Cell(record.get("paper"))])
+            (row_title(record), [*_numbers(record), Cell(record.get("paper"))])
             for record in mine
             if record["level"] in ("all", "spread")
         ]
@@ -195,11 +203,6 @@ def _summaries(records):
         if rows:
             title = f"{section.capitalize()} by organ"
             yield SummaryTable(title, "", ["organ: model", "images", *METRICS], rows)
-
-
-def _row_name(record):
-    name = record["row"]
-    return name.replace("mean of", "spread of") if record["level"] == "spread" else name
 
 
 def _numbers(record):
