@@ -37,8 +37,7 @@ class BatchNorm(layers.BatchNormalization):
         training = training if self.train_bn is None else self.train_bn
         if not (training and self.trainable):
             return self._by_moving_statistics(inputs)
-        # In float32, as the moving statistics: sums over a batch overflow float16.
-        inputs, scale, offset = (ops.cast(x, "float32") for x in (inputs, self.gamma, self.beta))
+        scale, offset = (ops.cast(x, "float32") for x in (self.gamma, self.beta))
         outputs, mean, variance = backend.normalize_batch(inputs, scale, offset, self.epsilon)
         keep = self.momentum
         self.moving_mean.assign(keep * self.moving_mean + (1 - keep) * mean)

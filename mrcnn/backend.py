@@ -142,21 +142,26 @@ def normalize_batch(x, scale, offset, epsilon):
     """Batch normalisation by the statistics of the batch, with a gradient through them.
 
     TensorFlow has one operation for it; Keras puts it together from several, which read and write
-    the features as often: a training step of the U-Net takes a quarter longer.
+    the features as often: a training step of the U-Net takes a quarter longer. That operation reads
+    bfloat16 and sums in float32; all else is computed in float32, since sums overflow float16.
 
     Parameters
     ----------
     x : tensor [..., C]
-    scale, offset : tensor [C]
+    scale, offset : float32 tensor [C]
     epsilon : float
 
     Returns
     -------
     normalized : tensor [..., C]
+        Of the type that it was computed in.
     mean, variance : tensor [C]
         Of the batch; the variance is the biased one, as in Keras.
     """
-    if keras.backend.backend() == "tensorflow" and len(x.shape) == 4:
+    fused = keras.backend.backend() == "tensorflow" and len(x.shape) == 4
+    if not (fused and keras.backend.standardize_dtype(x.dtype) == "bfloat16"):
+        x = keras.ops.cast(x, "float32")
+    if fused:
         import tensorflow as tf
 
         normalized, mean, variance = tf.compat.v1.nn.fused_batch_norm(
