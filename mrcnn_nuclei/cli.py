@@ -171,6 +171,14 @@ def build_parser():
     )
     _add_training(command, ", or unet: the U-Net of the same fold")
     command.add_argument(
+        "--only",
+        type=int,
+        nargs="+",
+        metavar="K",
+        help="train the networks of these folds, while other processes train those of others into "
+        "the same --output",
+    )
+    command.add_argument(
         "--test", metavar="DIR", help="further images to predict, on which no fold is trained"
     )
     command.add_argument(
@@ -481,13 +489,14 @@ def _add_training(command, more_weights=""):
         "--preset",
         choices=PRESETS,
         default="compact",
-        help="paper: ResNet-101, needs a GPU; compact: for two CPU cores (default)",
+        help="paper: ResNet-101, needs a GPU; compact: for two CPU cores (default); lite: for two "
+        "CPU cores too, better and slower",
     )
     command.add_argument(
         "--weights",
         metavar="W",
-        help="start from: coco (default of paper), imagenet, free (the project's, that know no "
-        "MoNuSeg), none (default of compact), a file" + more_weights,
+        help="start from: coco (default of paper), imagenet (default of lite), free (the "
+        "project's, that know no MoNuSeg), none (default of compact), a file" + more_weights,
     )
     command.add_argument(
         "--epochs", type=int, metavar="N", help="stretch or shorten the schedule to N epochs"

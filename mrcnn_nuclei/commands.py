@@ -232,6 +232,9 @@ def crossval(options):
     folds = divide(samples, path, options.n_folds if made else 5)
     settings = {"SEED": options.seed, **settings}
     parts = make_parts(folds, options.nested)
+    if options.only is not None:
+        _require_folds(options.only, folds)
+        parts = [part for part in parts if part.name in {f"fold{k}" for k in options.only}]
     networks = make_networks(parts, models, options.preset, settings)
     _read_all(dataset)
 
@@ -248,6 +251,12 @@ def crossval(options):
         flips=options.flips,
     )
     print(f"wrote {options.output}; for its scores: nucleus table {options.output}")
+
+
+def _require_folds(only, folds):
+    unknown = sorted(set(only) - set(range(len(folds))))
+    if unknown:
+        raise InputError(f"--only {unknown[0]}: there are folds 0 to {len(folds) - 1}")
 
 
 def ensemble(options):

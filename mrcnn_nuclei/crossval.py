@@ -142,9 +142,10 @@ def make_ensembles(n_folds):
 def cross_validate(
     output, root, folds, networks, weights=None, epochs=None, format=None, test=None, flips=False
 ):
-    """Train, predict and score every run, then fuse and score the ensembles.
+    """Train, predict and score every run, then fuse and score the ensembles that are complete.
 
-    What is done already, by this call or an earlier one, is not done again.
+    What is done already, by this call or an earlier one, is not done again. Several processes may
+    share an output if each has networks of its own.
 
     Parameters
     ----------

@@ -21,6 +21,7 @@ from mrcnn.weights import load_weights
 from mrcnn_nuclei.augmentation import Augmentation
 from mrcnn_nuclei.config import json_settings
 from mrcnn_nuclei.contrast import Prepared
+from mrcnn_nuclei.imagenet import lite_weights
 from mrcnn_nuclei.networks import NETWORKS, read_recipe, recipe
 from mrcnn_nuclei.shipped_weights import find_shipped
 from mrcnn_nuclei.tuning import CHOICES
@@ -182,6 +183,8 @@ def find_weights(weights, config, logs):
     weights = weights or config.INITIAL_WEIGHTS
     if weights == "last":
         return last_checkpoint(logs, config.NAME, config.MODEL)
+    if weights == "imagenet" and config.PRESET == "lite":
+        return lite_weights()
     if weights in ("coco", "imagenet") and callable(config.BACKBONE):
         raise InputError(
             f"--weights {weights}: fits ResNets only, so give --preset paper or --weights none"
