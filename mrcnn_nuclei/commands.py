@@ -232,9 +232,8 @@ def crossval(options):
     folds = divide(samples, path, options.n_folds if made else 5)
     settings = {"SEED": options.seed, **settings}
     parts = make_parts(folds, options.nested)
-    if options.only is not None:
-        _require_folds(options.only, folds)
-        parts = [part for part in parts if part.name in {f"fold{k}" for k in options.only}]
+    if options.fold is not None:
+        parts = _choose_parts(parts, options.fold, len(folds))
     networks = make_networks(parts, models, options.preset, settings)
     _read_all(dataset)
 
@@ -253,10 +252,13 @@ def crossval(options):
     print(f"wrote {options.output}; for its scores: nucleus table {options.output}")
 
 
-def _require_folds(only, folds):
-    unknown = sorted(set(only) - set(range(len(folds))))
+def _choose_parts(parts, chosen, n_folds):
+    """The parts of a cross-validation that belong to some of its folds."""
+    unknown = set(chosen) - set(range(n_folds))
     if unknown:
-        raise InputError(f"--only {unknown[0]}: there are folds 0 to {len(folds) - 1}")
+        raise InputError(f"--fold {min(unknown)}: the folds are 0 to {n_folds - 1}")
+    names = {f"{kind}{k}" for k in chosen for kind in ("fold", "nested")}
+    return [part for part in parts if part.name in names]
 
 
 def ensemble(options):

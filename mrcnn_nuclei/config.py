@@ -179,7 +179,10 @@ STRONG_AUGMENTATION = {
 
 
 class LiteConfig(CompactConfig):
-    """What trains from ImageNet's weights on two CPU cores, the compact preset's better brother."""
+    """What trains from ImageNet's weights on two CPU cores: 5.0 million parameters.
+
+    From random weights, give a SCHEDULE of "all" layers.
+    """
 
     PRESET = "lite"
     INITIAL_WEIGHTS = "imagenet"

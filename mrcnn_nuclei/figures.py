@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from mrcnn.files import atomic_path
 from mrcnn_nuclei import overlay
+from mrcnn_nuclei.config import LiteConfig
 from mrcnn_nuclei.metrics import evaluate_pair
 
 COLOURS = {
@@ -137,9 +138,16 @@ def _side(config, stride):
     return -(-config.DETECTION_TILE // stride)
 
 
+def _backbone_name(config):
+    if callable(config.BACKBONE):
+        lite = config.BACKBONE is LiteConfig.BACKBONE
+        return "EfficientNet-Lite0" if lite else "compact ResNet"
+    return f"ResNet-{config.BACKBONE[6:]}"
+
+
 def _mask_rcnn(config, network, weights):
     """Boxes, arrows and title of Mask R-CNN."""
-    backbone = "compact ResNet" if callable(config.BACKBONE) else f"ResNet-{config.BACKBONE[6:]}"
+    backbone = _backbone_name(config)
     channels = {
         level: network.get_layer(f"fpn_c{level}p{level}").input.shape[-1] for level in (2, 3, 4)
     }
@@ -198,7 +206,7 @@ def _mask_rcnn(config, network, weights):
 
 def _unet(config, network, weights):
     """Boxes, arrows and title of the multi-task U-Net."""
-    backbone = "compact ResNet" if callable(config.BACKBONE) else f"ResNet-{config.BACKBONE[6:]}"
+    backbone = _backbone_name(config)
     encoder = {stride: level for level, stride in enumerate((2, 4, 8, 16, 32), start=1)}
     tile = (
         f"; sizes are those of a tile of {config.DETECTION_TILE} x {config.DETECTION_TILE} pixels"

@@ -43,8 +43,9 @@ def lite_weights():
         return path
     from mrcnn.weights import save_arrays  # Keras is slow to import
 
+    layers = convert_lite(read_pytorch(_source()))
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_arrays(path, convert_lite(read_pytorch(_source())))
+    save_arrays(path, layers)
     return path
 
 

@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 from mrcnn.errors import InputError
-from mrcnn_nuclei.config import MODELS
+from mrcnn_nuclei.config import MODELS, POINTWISE
 
 AT_DETECTION = {"TEST_TIME_AUGMENTATION", "MASK_NMS", "MASK_DILATION"}
 """Settings that training does not see."""
@@ -36,7 +36,14 @@ def _resnet(name, config):
     weights = config.INITIAL_WEIGHTS
     if name != "resnet101" and weights == "coco":
         weights = "imagenet"
-    return {"BACKBONE": name, "INITIAL_WEIGHTS": weights}
+    return {"BACKBONE": name, "INITIAL_WEIGHTS": weights, **_unfrozen(config)}
+
+
+def _unfrozen(config):
+    """Of a schedule that spares layers because ImageNet's weights will do, one of all layers."""
+    if all(layers != POINTWISE for layers, *_ in config.SCHEDULE):
+        return {}
+    return {"SCHEDULE": [("all", *rest) for _, *rest in config.SCHEDULE]}
 
 
 SEARCH = "search"
@@ -52,7 +59,10 @@ ABLATIONS = {
         lambda config: {"AUGMENTATION_GROWTH": max(1, config.SCHEDULE[-1][1] // 2)},
     ),
     "clahe": Ablation("CLAHE, clip limit 2", {"CLAHE": 2.0}),
-    "scratch": Ablation("no pre-trained weights", {"INITIAL_WEIGHTS": "none"}),
+    "scratch": Ablation(
+        "no pre-trained weights",
+        lambda config: {"INITIAL_WEIGHTS": "none", **_unfrozen(config)},
+    ),
     "group-norm": Ablation("group normalisation", {"NORMALIZATION": "group"}),
     "layer-norm": Ablation("layer normalisation", {"NORMALIZATION": "layer"}),
     "resnet50": Ablation("ResNet-50", lambda config: _resnet("resnet50", config)),

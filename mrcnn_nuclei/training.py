@@ -19,7 +19,7 @@ from mrcnn.errors import InputError
 from mrcnn.pretrained import coco_weights, imagenet_weights
 from mrcnn.weights import load_weights
 from mrcnn_nuclei.augmentation import Augmentation
-from mrcnn_nuclei.config import json_settings
+from mrcnn_nuclei.config import LiteConfig, json_settings
 from mrcnn_nuclei.contrast import Prepared
 from mrcnn_nuclei.imagenet import lite_weights
 from mrcnn_nuclei.networks import NETWORKS, read_recipe, recipe
@@ -183,7 +183,7 @@ def find_weights(weights, config, logs):
     weights = weights or config.INITIAL_WEIGHTS
     if weights == "last":
         return last_checkpoint(logs, config.NAME, config.MODEL)
-    if weights == "imagenet" and config.PRESET == "lite":
+    if weights == "imagenet" and config.BACKBONE is LiteConfig.BACKBONE:
         return lite_weights()
     if weights in ("coco", "imagenet") and callable(config.BACKBONE):
         raise InputError(
@@ -266,9 +266,11 @@ def _require_architecture(report, path):
     other = [name for name in report.mismatched if name.split("/")[0] not in CLASS_LAYERS]
     other += [name for name in report.missing if BACKBONE_LAYER.match(name)]
     if other:
+        told = read_recipe(path)
+        theirs = f"; these are of --preset {told['preset']}" if told else ""
         raise InputError(
             f"{path}: weights of another architecture ({len(other)} do not fit, first {other[0]}): "
-            "give such of the same --preset and settings"
+            f"give such of the same --preset and settings{theirs}"
         )
 
 

@@ -528,6 +528,10 @@ def test_initial_weights_can_be_set():
     with mock.patch.object(training, "imagenet_weights", lambda backbone: f"{backbone}.h5"):
         settings = {"INITIAL_WEIGHTS": "imagenet", "BACKBONE": "resnet50"}
         assert find_weights(None, make_config("compact", settings), "logs") == "resnet50.h5"
+        settings = {"BACKBONE": "resnet50"}
+        assert find_weights(None, make_config("lite", settings), "logs") == "resnet50.h5"
+    with mock.patch.object(training, "lite_weights", lambda: "lite.h5"):
+        assert find_weights(None, make_config("lite"), "logs") == "lite.h5"
     with pytest.raises(InputError, match="fits ResNets only"):
         find_weights(None, make_config("compact", {"INITIAL_WEIGHTS": "coco"}), "logs")
 
@@ -628,6 +632,13 @@ def test_ablations_change_what_they_say():
     for name, changed in changes.items():
         config = make_config("paper", changed)
         assert all(getattr(config, key) == value for key, value in changed.items()), name
+
+
+def test_what_imagenet_knows_nothing_of_is_trained_whole():
+    lite = make_config("lite")
+    stages = [("all", 7, 1.0), ("all", 10, 0.3), ("all", 12, 0.05)]
+    assert ABLATIONS["scratch"].changes(lite) == {"INITIAL_WEIGHTS": "none", "SCHEDULE": stages}
+    assert ABLATIONS["resnet50"].changes(lite) == {"BACKBONE": "resnet50", "SCHEDULE": stages}
 
 
 def test_which_ablations_can_be_run():

@@ -11,7 +11,7 @@ import pytest
 from mrcnn.config import Config
 from mrcnn.errors import InputError
 from mrcnn.model import LAYER_PATTERNS, MaskRCNN
-from mrcnn_nuclei.config import inference_config, make_config, parse_settings
+from mrcnn_nuclei.config import POINTWISE, inference_config, make_config, parse_settings
 
 
 @pytest.fixture(scope="module")
@@ -98,14 +98,14 @@ def test_compact_anchors_fit_its_feature_maps(compact):
     assert part([np.zeros((1, 256, 256, 3), np.float32)]).shape == (1, len(anchors), 2)
 
 
-@pytest.mark.parametrize("preset", ["paper", "compact"])
+@pytest.mark.parametrize("preset", ["paper", "compact", "lite"])
 def test_presets_can_be_built(preset):
     config = make_config(preset)
     assert config.IMAGE_SHAPE[0] == math.ceil(config.IMAGE_MIN_DIM / 64) * 64
     assert config.DETECTION_TILE % 64 == 0
     assert config.DETECTION_OVERLAP < config.DETECTION_TILE
     layers, epochs, factors = zip(*config.SCHEDULE)
-    assert set(layers) <= set(LAYER_PATTERNS)
+    assert set(layers) <= {*LAYER_PATTERNS, POINTWISE}
     assert sorted(set(epochs)) == list(epochs)
     assert all(0 < factor <= 1 for factor in factors)
 
@@ -147,7 +147,9 @@ def test_a_class_of_a_function_travels_and_is_copied():
 
 
 def test_unknown_preset():
-    with pytest.raises(InputError, match=r"^--preset huge: unknown; choose paper or compact$"):
+    with pytest.raises(
+        InputError, match=r"^--preset huge: unknown; choose paper or compact or lite$"
+    ):
         make_config("huge")
 
 

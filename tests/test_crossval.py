@@ -161,6 +161,22 @@ def test_no_network_of_an_ensemble_is_trained_on_what_it_is_tried_on(n_folds):
             assert not set(member.training + member.validation) & set(folds[0])
 
 
+def test_processes_share_the_folds(dataset, monkeypatch, tmp_path, capsys):
+    called = []
+    monkeypatch.setattr(
+        "mrcnn_nuclei.crossval.cross_validate",
+        lambda output, root, folds, networks, **kwargs: called.append((folds, networks)),
+    )
+    command = ["crossval", "--dataset", str(dataset), "--output", str(tmp_path), "--n-folds", "3"]
+    for options in (["--fold", "0", "2", "--nested"], ["--fold", "1"]):
+        assert cli.main([*command, "--model", "unet", *options]) == 0
+    names = [[part.name for part, _ in networks] for _, networks in called]
+    assert names == [["fold0", "fold2", "nested2"], ["fold1"]]
+    assert [len(folds) for folds, _ in called] == [3, 3]  # each knows of all
+    assert cli.main([*command, "--fold", "0", "3"]) == 2
+    assert capsys.readouterr().err.endswith("error: --fold 3: the folds are 0 to 2\n")
+
+
 def test_runs_are_called_as_those_of_train():
     (_, config), *_ = make_networks(make_parts(FOLDS), ["unet"], "compact", {"SEED": 5})
     options = types.SimpleNamespace(fold=0, model="unet")

@@ -25,6 +25,7 @@ from mrcnn_nuclei.augmentation import Augmentation
 from mrcnn_nuclei.config import NucleusConfig, make_config
 from mrcnn_nuclei.datasets import NucleusDataset
 from mrcnn_nuclei.detector import Detector
+from mrcnn_nuclei.networks import recipe
 from mrcnn_nuclei.training import find_weights, load_initial_weights, scale_schedule, train
 
 # Of TensorFlow, on running networks without tracing.
@@ -406,6 +407,11 @@ def test_weights_of_the_backbone_only(tmp_path):
     with pytest.raises(InputError) as caught:
         load_initial_weights(model, path)
     one_line(caught, path, "another architecture", "res5a_branch2a")
+    assert "these are of" not in str(caught.value)
+
+    save_arrays(path, arrays, recipe(make_config("lite")))
+    with pytest.raises(InputError, match="; these are of --preset lite$"):
+        load_initial_weights(model, path)
 
 
 # Crops without nuclei, and with very many
