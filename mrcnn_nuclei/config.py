@@ -212,6 +212,9 @@ class _UNetSettings:
         See `mrcnn_nuclei.unet.watershed.segment`; of the last two None leaves a map out.
     MIN_MARKER_AREA, MIN_NUCLEUS_AREA : int
         In pixels.
+    MARKER_DEPTH, MARKER_SMOOTHING : float
+        How far peaks stand out from each other, as a probability, where a marker is divided, and
+        pixels by which the maps are smoothed first.
     """
 
     MODEL = "unet"
@@ -223,7 +226,9 @@ class _UNetSettings:
     BORDER_THRESHOLD = 0.5
     INTERIOR_THRESHOLD = 0.5
     MIN_MARKER_AREA = 4
-    MIN_NUCLEUS_AREA = 20
+    MARKER_DEPTH = 0.1
+    MARKER_SMOOTHING = 2.5
+    MIN_NUCLEUS_AREA = 40
 
 
 class UNetConfig(_UNetSettings, NucleusConfig):
@@ -330,6 +335,14 @@ POSITIVE = (
 
 NOT_NEGATIVE = ("AUGMENTATION_GROWTH", "BATCH_PROCESSES", "CLAHE")
 
+UNET_NOT_NEGATIVE = (
+    "SOFT_IOU_WEIGHT",
+    "FOCAL_GAMMA",
+    "BOUNDARY_WEIGHT",
+    "MARKER_DEPTH",
+    "MARKER_SMOOTHING",
+)
+
 OPTIONS = {
     "MASK_LOSS": ("bce", "dice"),
     "MASK_NMS": ("none", "greedy", "soft"),
@@ -374,7 +387,7 @@ def _check_unet(config):
     channels = config.DECODER_CHANNELS
     if not 1 <= len(channels) <= 5 or min(channels) < 1:
         raise InputError(f"DECODER_CHANNELS = {channels}: give 1 to 5 numbers, each more than 0")
-    for name in ("SOFT_IOU_WEIGHT", "FOCAL_GAMMA", "BOUNDARY_WEIGHT"):
+    for name in UNET_NOT_NEGATIVE:
         if getattr(config, name) < 0:
             raise InputError(f"{name} = {getattr(config, name)}: must be at least 0")
     if config.MASK_NMS != "none":

@@ -19,6 +19,8 @@ CHOICES = {
         "INTERIOR_THRESHOLD": (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
         "BORDER_THRESHOLD": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, None),
         "MIN_MARKER_AREA": (1, 4, 8, 16, 24),
+        "MARKER_DEPTH": (0.0, 0.05, 0.1, 0.15, 0.2, 0.3),
+        "MARKER_SMOOTHING": (1.0, 1.5, 2.0, 2.5, 3.0),
         "MIN_NUCLEUS_AREA": (10, 20, 40, 60),
     },
 }

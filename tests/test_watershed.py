@@ -79,6 +79,38 @@ def test_score_is_the_mean_interior_probability():
     np.testing.assert_allclose(segment(maps).scores, [0.36, 0.8 * 0.36], rtol=1e-6)
 
 
+def two_hills(valley):
+    """Maps of one foreground whose interior has two tops of 0.9 with a valley between them."""
+    maps = np.zeros((20, 44, 3), np.float32)
+    maps[2:18, 2:42, FOREGROUND] = 1
+    maps[4:16, 4:40, INTERIOR] = valley
+    maps[4:16, 4:16, INTERIOR] = maps[4:16, 28:40, INTERIOR] = 0.9
+    return maps
+
+
+def test_a_marker_of_two_tops_is_divided():
+    for valley, nuclei in [(0.7, 2), (0.85, 1)]:
+        assert len(segment(two_hills(valley), marker_depth=0.1, smoothing=0)) == nuclei
+        assert len(segment(two_hills(valley), marker_depth=0)) == 1
+    left, right = segment(two_hills(0.7), marker_depth=0.1).boxes.tolist()
+    assert left[:3] == [2, 2, 18] and right[0] == 2 and right[2:] == [18, 42]
+    assert left[3] == right[1] and abs(left[3] - 22) <= 1
+    # The border of a map divides as well as the interior, and noise is smoothed away.
+    maps = two_hills(0.9)
+    maps[:, 20:24, BORDER] = 0.4
+    assert len(segment(maps)) == 2 and len(segment(maps, border_threshold=None)) == 1
+    speckled = two_hills(0.9)
+    speckled[5:15:4, 5:39:4, INTERIOR] = 0.6
+    assert len(segment(speckled, smoothing=0)) == 1  # a lower pixel is no top
+    speckled[5:15:4, 5:39:4, INTERIOR] = 1.0
+    assert len(segment(speckled, smoothing=0, min_area=0)) == 27 and len(segment(speckled)) == 1
+
+
+def test_equal_tops_of_one_dome_are_one():
+    maps = two_hills(0.85)
+    assert len(segment(maps, smoothing=0)) == len(segment(maps, smoothing=1.0)) == 1
+
+
 def test_foreground_without_a_marker_is_an_object_of_its_own():
     maps = make_targets(two_squares())
     maps[:, 12:, INTERIOR] = 0
@@ -178,6 +210,19 @@ def test_one_map_is_the_connected_components(maps):
     np.testing.assert_array_equal(found[parts > 0], parts[parts > 0])
 
 
+def test_dividing_markers_separates_what_the_border_misses():
+    tiles = [draw_tile(256, np.random.default_rng([5, index]))[1] for index in range(3)]
+    aji = []
+    for depth in (0, 0.1):
+        scores = []
+        for index, labels in enumerate(tiles):
+            maps = predict(labels, np.random.default_rng(index), blur=3.0, noise=0.05)
+            scores.append(evaluate_pair(labels, segment(maps, marker_depth=depth))["AJI"])
+        aji.append(np.mean(scores))
+    print(aji)
+    assert aji[1] > aji[0] + 0.02
+
+
 def test_three_maps_separate_what_the_foreground_merges():
     """Issue 4, must hold 1."""
     tiles = [draw_tile(256, np.random.default_rng([4, index]))[1] for index in range(4)]
@@ -186,7 +231,7 @@ def test_three_maps_separate_what_the_foreground_merges():
     merged = sum(np.count_nonzero(touching(labels)) for labels in tiles)
     counts, found, aji = {}, {}, {}
     for name, options in [("one", ONE_MAP), ("two", TWO_MAPS), ("three", THREE_MAPS)]:
-        results = [segment(each, min_area=10, **options) for each in maps]
+        results = [segment(each, min_area=10, marker_depth=0, **options) for each in maps]
         counts[name] = sum(len(result) for result in results)
         aji[name] = np.mean([evaluate_pair(t, r)["AJI"] for t, r in zip(tiles, results)])
         found[name] = sum(touching_found(t, r) for t, r in zip(tiles, results))

@@ -197,6 +197,8 @@ class UNet(Trainer):
             config.BORDER_THRESHOLD,
             config.INTERIOR_THRESHOLD,
             config.MIN_MARKER_AREA,
+            config.MARKER_DEPTH,
+            config.MARKER_SMOOTHING,
             config.MIN_NUCLEUS_AREA,
         )
 

@@ -6,7 +6,14 @@ from skimage.segmentation import watershed
 
 from mrcnn.errors import InputError
 from mrcnn.instances import Instances
+from mrcnn.opencv import cv2
 from mrcnn_nuclei.preprocessing import fill_holes
+
+EPSILON = 1e-6
+"""Sums of float32 probabilities are exact to that."""
+
+CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+"""A pixel and its four neighbours."""
 
 
 def segment(
@@ -15,14 +22,17 @@ def segment(
     border_threshold=0.5,
     interior_threshold=0.5,
     min_marker_area=4,
-    min_area=20,
+    marker_depth=0.1,
+    smoothing=2.5,
+    min_area=40,
 ):
     """Find the nuclei in probability maps by a watershed that starts from their interiors.
 
     The foreground says where nuclei are. Each connected part of its interior that is not border is
-    the marker of a nucleus; markers grow until they meet or reach the end of the foreground. What
-    has no marker, such as a nucleus too small to have an interior, stays an object of its own.
-    Pixels are connected through their edges.
+    the marker of a nucleus, or of several where interior minus border has several peaks; markers
+    grow until they meet or reach the end of the foreground. What has no marker, such as a nucleus
+    too small to have an interior, stays an object of its own. Pixels are connected through their
+    edges.
 
     Parameters
     ----------
@@ -37,6 +47,11 @@ def segment(
         that the whole foreground does; without the border too, its connected parts are the nuclei.
     min_marker_area : int
         Smaller markers are dropped, in pixels.
+    marker_depth : float
+        A marker with peaks that stand out from each other by more is divided; 0 divides none.
+        Peaks are those of interior minus border, each as far as it is not left out.
+    smoothing : float
+        Standard deviation in pixels of the Gaussian that smooths these first.
     min_area : int
         Smaller nuclei are dropped, in pixels before their holes are filled.
 
@@ -59,23 +74,49 @@ def segment(
         )
     foreground, border, interior = np.moveaxis(probabilities.astype(np.float32), 2, 0)
 
-    # The elevation is highest where two nuclei meet, border without interior, and lowest inside.
+    # The terrain is highest inside of nuclei, and lowest where two of them meet.
     mask = foreground > foreground_threshold
-    seeds, elevation, certainty = mask, np.zeros_like(foreground), foreground
+    seeds, terrain, certainty = mask, np.zeros_like(foreground), foreground
     if border_threshold is not None:
         seeds = seeds & (border <= border_threshold)
-        elevation = elevation + border
+        terrain = terrain - border
     if interior_threshold is not None:
         seeds = seeds & (interior > interior_threshold)
-        elevation = elevation - interior
+        terrain = terrain + interior
         certainty = interior
 
     markers, _ = ndimage.label(seeds)
     _drop_small(markers, min_marker_area)
-    labels = watershed(elevation, _add_unmarked(markers, mask), mask=mask)
+    if marker_depth:
+        smooth = cv2.GaussianBlur(terrain, (0, 0), smoothing) if smoothing else terrain
+        markers = _domes(smooth, markers > 0, marker_depth)
+    labels = watershed(-terrain, _add_unmarked(markers, mask), mask=mask)
     _drop_small(labels, min_area)
     labels = fill_holes(labels)
     return Instances.from_label_map(labels, _means(labels, certainty))
+
+
+def _domes(terrain, region, height):
+    """Label the domes of a region, whose tops stand out by that height from all around them.
+
+    Every connected part of the region has one at least, around its highest pixel. Domes are what
+    reconstruction by dilation of the terrain, lowered by their height, takes off it (Vincent,
+    "Morphological grayscale reconstruction in image analysis", 1993).
+    """
+    lowest = terrain.min() - 2 * height
+    terrain = np.where(region, terrain, lowest).astype(np.float32)
+    ground = terrain - np.float32(height)
+    while True:
+        risen = np.minimum(cv2.dilate(ground, CROSS), terrain)
+        if np.array_equal(risen, ground):
+            break
+        ground = risen
+    above = terrain - ground
+    domes, count = ndimage.label(region & (above > EPSILON))
+    high = np.zeros(count + 1, bool)
+    high[domes[above >= height - EPSILON]] = True
+    high[0] = False
+    return np.where(high[domes], domes, 0)
 
 
 def _drop_small(labels, least_area):
