@@ -84,6 +84,12 @@ def build_parser():
         "U-Net for it, faster; both not for commercial use)",
     )
     command.add_argument(
+        "--unet",
+        metavar="W",
+        help="weights of a U-Net, such as he, by whose foreground the nuclei of a Mask R-CNN are "
+        "corrected",
+    )
+    command.add_argument(
         "--output", default="results", metavar="DIR", help="folder to write to (default: results)"
     )
     _add_writers(command, "overlay,labels")

@@ -108,6 +108,8 @@ def detect(options):
             options.dataset, options, _selected_subset(options), annotated=False
         )
     _require_weights(options.weights, (None, "last"))
+    if options.unet is not None:
+        _require_weights(options.unet, ())
 
     import_keras()
     from mrcnn_nuclei.detection import dataset_sources, detect_images, image_sources
@@ -123,6 +125,7 @@ def detect(options):
         writers,
         options.preset,
         settings,
+        unet=options.unet,
         mpp=options.mpp,
         region=region,
         workers=options.workers,

@@ -7,6 +7,8 @@ OUTPUT/
   fold0-unet/
   fold0-mrcnn-flips/  what that network finds in the images and their flips
   fold0-both/         the networks of a fold, fused by Mask-NMS
+  fold0-joint/        the networks of a fold, the one corrected by the other
+  fold0-joint-flips/  the same in the images and their flips
   nested1-mrcnn/      trained without folds 0 and 1, tried on fold 0
   nested-mrcnn/       the nested ones fused
   test-mrcnn/         those of all folds fused, tried on a test folder
@@ -44,6 +46,9 @@ TEST = Steps("test", "test_metrics")
 FLIPPED = {"TEST_TIME_AUGMENTATION": True}
 FLIPS = "flips"
 """Settings at detection, and the word for them in the names of folders."""
+
+JOINT = "joint"
+"""The word for a Mask R-CNN that is corrected by a U-Net, see `mrcnn_nuclei.joint`."""
 
 
 class Part(NamedTuple):
@@ -193,7 +198,13 @@ def cross_validate(
                 _score(run, steps, images)
         if flips and part.validation == part.held_out:  # the nested ones are there to be fused
             _flip(run, checkpoint, part, load(part.held_out))
+    concerned = {part.name for part, _ in networks}
+    for k, fold in enumerate(folds):
+        if f"fold{k}" in concerned:
+            _join(output, f"fold{k}", fold, load, flips)
     for ensemble in make_ensembles(len(folds)):
+        if not any(name.rpartition("-")[0] in concerned for name in ensemble.members):
+            continue  # another process may be at it
         members = [output / name for name in ensemble.members]
         tried = [read_step(member, ensemble.steps.predictions) for member in members]
         if all(tried) and (ensemble.steps is HELD_OUT or new_images is not None):
@@ -221,6 +232,22 @@ def _flip(run, checkpoint, part, images):
     flipped = Run(run.folder.with_name(f"{run.folder.name}-{FLIPS}"), settings)
     flipped.predict(checkpoint, images, HELD_OUT.predictions, FLIPPED)
     _score(flipped, HELD_OUT, images)
+
+
+def _join(output, part, held_out, load, flips):
+    """Try the Mask R-CNN of a part, corrected by its U-Net, where both are trained."""
+    members = [output / f"{part}-{model}" for model in ("mrcnn", "unet")]
+    trained = [read_step(member, "training") for member in members]
+    if not all(trained):
+        return
+    weights, unet = (member / step["weights"] for member, step in zip(members, trained))
+    trained_on = sorted(set().union(*(read_step(m, "config")["trained_on"] for m in members)))
+    for name, changes in ((JOINT, {}), (f"{JOINT}-{FLIPS}", FLIPPED))[: 1 + flips]:
+        settings = {"networks": [member.name for member in members], "trained_on": trained_on}
+        run = Run(output / f"{part}-{name}", {**settings, "settings": changes})
+        images = load(held_out)
+        run.predict(weights, images, HELD_OUT.predictions, changes, unet)
+        _score(run, HELD_OUT, images)
 
 
 def _score(run, steps, images):

@@ -79,6 +79,7 @@ def detect_images(
     preset=None,
     settings=None,
     *,
+    unet=None,
     mpp=None,
     region=None,
     workers=None,
@@ -94,7 +95,7 @@ def detect_images(
     Parameters
     ----------
     sources : list of Source
-    weights, preset, settings
+    weights, preset, settings, unet
         See `mrcnn_nuclei.detector.Detector`.
     output : str or Path
         Folder of the results.
@@ -120,8 +121,10 @@ def detect_images(
         If an image or the weights cannot be read, or two images share a name.
     """
     _check_names(sources)
-    detector = Detector(weights, preset, settings)
+    detector = Detector(weights, preset, settings, unet)
     made_by = {"sha256": detector.digest, "settings": json_settings(detector.config)}
+    if detector.unet:
+        made_by["unet"] = json_settings(detector.unet.config)
     options = {"mpp": mpp, "region": region and region.identity}
     options = {name: value for name, value in options.items() if value is not None}
     with Cluster(workers, scheduler, prepare=import_keras) as cluster:
@@ -144,6 +147,8 @@ def detect_images(
             for source in sources
         ]
         notes = {"weights": detector.weights}
+        if detector.unet:
+            notes["unet"] = detector.unet.weights
         return write_results(jobs, output, writers, MANIFEST, made_by, notes)
 
 

@@ -153,7 +153,7 @@ class Run:
 
         return self.folder / self.do("training", work)["weights"]
 
-    def predict(self, weights, dataset, step="predictions", settings=None):
+    def predict(self, weights, dataset, step="predictions", settings=None, unet=None):
         """Detect the nuclei of a data set, and keep them in the folder STEP.
 
         Parameters
@@ -161,8 +161,8 @@ class Run:
         weights : str or Path
         dataset : NucleusDataset
         step : str
-        settings : dict, optional
-            Further changes, see `mrcnn_nuclei.detector.Detector`.
+        settings, unet
+            See `mrcnn_nuclei.detector.Detector`.
 
         Returns
         -------
@@ -175,10 +175,14 @@ class Run:
             from mrcnn_nuclei.detection import dataset_sources, detect_images
 
             sources = dataset_sources(dataset)
-            nuclei, _ = detect_images(sources, weights, folder, WRITTEN, settings=settings)
+            nuclei, _ = detect_images(
+                sources, weights, folder, WRITTEN, settings=settings, unet=unet
+            )
             return {"nuclei": nuclei}
 
         made_of = {"weights": file_digest(weights), "images": dataset.names}
+        if unet is not None:
+            made_of["unet"] = file_digest(unet)
         self.do(step, work, **made_of, settings=settings or {})
         return folder
 

@@ -15,7 +15,7 @@ import numpy as np
 from mrcnn.errors import InputError
 from mrcnn.files import atomic_path
 from mrcnn_nuclei.config import MODELS
-from mrcnn_nuclei.crossval import FLIPS, HELD_OUT, TEST, read_notes
+from mrcnn_nuclei.crossval import FLIPS, HELD_OUT, JOINT, TEST, read_notes
 from mrcnn_nuclei.datasets.folds import read_folds
 from mrcnn_nuclei.evaluation import COLUMNS, Evaluation
 from mrcnn_nuclei.markdown import markdown_table
@@ -36,6 +36,8 @@ NAMES = {
     "unet": "U-Net",
     f"unet-{FLIPS}": "U-Net, flips and turns",
     "both": "Both networks, Mask-NMS",
+    JOINT: "Both networks, joint",
+    f"{JOINT}-{FLIPS}": "Both networks, joint, flips",
 }
 NUMBERS = "no one two three four five six seven eight nine ten".split()
 SECTIONS = ("held-out images", "images of fold 0", "test images")
@@ -48,9 +50,11 @@ COLOURS = {
     "unet": "#D55E00",
     f"unet-{FLIPS}": "#E69F00",
     "both": "#009E73",
+    JOINT: "#CC79A7",
+    f"{JOINT}-{FLIPS}": "#F0E442",
     "other": "#555555",
 }
-MARKERS = dict(zip(COLOURS, "oPsXD^"))
+MARKERS = dict(zip(COLOURS, "oPsXDv<^"))
 """Colours of Okabe and Ito, which colour-blind people can tell apart; shapes for print in grey."""
 
 
@@ -266,8 +270,7 @@ def read_table(output, added=None):
 
 
 def _held_out_rows(output, models, n_folds):
-    flipped = [name for name in NAMES if name.endswith(FLIPS)]
-    tried = [name for name in flipped if (output / f"fold0-{name}").is_dir()]
+    tried = [name for name in NAMES if (output / f"fold0-{name}").is_dir()]
     both = ["both"] if len(models) > 1 else []
     for model in [name for name in NAMES if name in {*models, *tried, *both}]:
         folders = [output / f"fold{k}-{model}" for k in range(n_folds)]

@@ -60,7 +60,7 @@ class Networks:
 
     def __init__(self, stops=()):
         self.trained, self.predicted, self.stops = [], [], stops
-        self.settings = {}
+        self.settings, self.unets = {}, {}
 
     def last_checkpoint(self, logs, name, model):
         if not (Path(logs) / f"{name}.h5").exists():
@@ -83,8 +83,9 @@ class Networks:
     def dataset_sources(self, dataset):
         return [(name, dataset.load_image(i)[..., 0] // 20) for i, name in enumerate(dataset.names)]
 
-    def detect_images(self, sources, weights, output, writers, settings=None):
+    def detect_images(self, sources, weights, output, writers, settings=None, unet=None):
         missed = int(Path(weights).read_text()) + 1
+        self.unets[Path(output).parent.name] = unet
         found = {}
         for name, labels in sources:
             self.predicted.append(f"{Path(output).parent.name} {name}")
@@ -355,6 +356,30 @@ def test_flips_are_tried_beside_the_rest_without_training(networks, dataset, tmp
     idle = networks()
     run(tmp_path, dataset, nested=True, flips=True)
     assert idle.predicted == []
+
+
+def test_the_unet_of_its_fold_corrects_each_mask_rcnn(networks, dataset, tmp_path):
+    networks()
+    run(tmp_path, dataset, models=("unet",), flips=True)
+    assert not list(tmp_path.glob("*joint*"))
+    used = networks()
+    run(tmp_path, dataset, flips=True)
+    for k, fold in enumerate(FOLDS):
+        for name, settings in (("joint", {}), ("joint-flips", {"TEST_TIME_AUGMENTATION": True})):
+            name = f"fold{k}-{name}"
+            unet = tmp_path / f"fold{k}-unet" / "logs" / f"nucleus-fold{k}-unet-compact.h5"
+            assert (used.unets.pop(name), used.settings.pop(name)) == (unet, settings)
+            assert [row["image"] for row in metrics(tmp_path, name)["images"]] == fold
+            config = json.loads((tmp_path / name / "config.json").read_text())
+            assert config["networks"] == [f"fold{k}-mrcnn", f"fold{k}-unet"]
+            assert not set(config["trained_on"]) & set(fold)
+    assert not any(used.unets.values())
+
+    # A U-Net that is trained anew counts anew.
+    (tmp_path / "fold1-unet/logs/nucleus-fold1-unet-compact.h5").write_text("5")
+    used = networks()
+    run(tmp_path, dataset, flips=True)
+    assert set(used.settings) == {"fold1-joint", "fold1-joint-flips"}
 
 
 def test_nested_networks_are_fused_on_fold_0(networks, dataset, tmp_path):

@@ -1,6 +1,7 @@
 """A detector is built from its file alone, and copes with whatever image it is given."""
 
 import hashlib
+import pickle
 
 import keras
 import numpy as np
@@ -8,14 +9,17 @@ import pytest
 from tiny import TinyNucleusConfig, tiny_preset, write_tiny_weights
 
 from mrcnn.errors import InputError
+from mrcnn.files import file_digest
 from mrcnn.model import MaskRCNN
 from mrcnn.weights import save_weights, write_attribute
-from mrcnn_nuclei.config import make_config
+from mrcnn_nuclei.config import inference_config, make_config
 from mrcnn_nuclei.datasets import NucleusDataset
 from mrcnn_nuclei.datasets.synthetic import draw_tile
 from mrcnn_nuclei.detector import Detector
+from mrcnn_nuclei.joint import join
 from mrcnn_nuclei.networks import recipe
 from mrcnn_nuclei.tiling import tile_grid
+from mrcnn_nuclei.unet.model import UNet
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -61,6 +65,43 @@ def test_file_tells_preset_and_settings(tmp_path):
     assert config.DETECTION_MIN_CONFIDENCE == 0.25
     assert detector.weights == str(path)
     assert detector.digest == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def unet_weights(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unet")
+    config = make_config("tiny", {"MIN_NUCLEUS_AREA": 4}, name="tiny", model="unet")
+    network = UNet("inference", inference_config(config), folder)
+    save_weights(network.keras_model, folder / "unet.h5", recipe(config))
+    return folder / "unet.h5"
+
+
+def test_a_unet_corrects_what_is_found(weights, unet_weights, image):
+    confident = {"DETECTION_MIN_CONFIDENCE": 0.3, "FOREGROUND_THRESHOLD": 0.4}
+    joint = Detector(weights, settings=confident, unet=unet_weights)
+    assert joint.unet.config.FOREGROUND_THRESHOLD == 0.4
+    assert not hasattr(joint.config, "FOREGROUND_THRESHOLD")
+    found = Detector(weights, settings={"DETECTION_MIN_CONFIDENCE": 0.3}).detect(image)
+    unet = Detector(unet_weights, settings=confident)
+    maps = unet.model.predict(image)
+    expected = join(found, maps[..., 0], unet.model.segment(maps), 4)
+    nuclei = joint.detect(image)
+    assert len(nuclei) > 0
+    np.testing.assert_array_equal(nuclei.to_label_map(), expected.to_label_map())
+    np.testing.assert_array_equal(nuclei.scores, expected.scores)
+
+    again = pickle.loads(pickle.dumps(joint.recipe)).load()
+    assert again.digest == joint.digest == f"{file_digest(weights)}+{file_digest(unet_weights)}"
+    np.testing.assert_array_equal(again.detect(image).to_label_map(), nuclei.to_label_map())
+    white = np.full((64, 64, 3), 240, np.uint8)
+    assert len(joint.detect(white)) == 0
+
+
+def test_which_networks_join(weights, unet_weights):
+    with pytest.raises(InputError, match="unet.h5: is a U-Net's; --unet corrects what"):
+        Detector(unet_weights, unet=unet_weights)
+    with pytest.raises(InputError, match="tiny.h5: is not a U-Net's; give --unet weights of one"):
+        Detector(weights, unet=weights)
 
 
 def test_settings_given_win_over_those_of_the_file(tmp_path):

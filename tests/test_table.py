@@ -207,12 +207,16 @@ def test_flips_come_after_their_network(output):
         rows = scores(**dict.fromkeys(FOLDS[k], 0.8))
         write_run(output, f"fold{k}-mrcnn-flips", trained_on, rows)
         write_run(output, f"fold{k}-unet", trained_on, rows)
+        write_run(output, f"fold{k}-joint", trained_on, rows)
+        write_run(output, f"fold{k}-joint-flips", trained_on, rows)
     means = [row.name for row in read_table(output).rows if row.section == HELD_OUT]
     assert [name for name in means if "mean" in name] == [
         "Mask R-CNN, mean of two folds",
         "Mask R-CNN, flips, mean of two folds",
         "U-Net, mean of two folds",
         "Both networks, Mask-NMS, mean of two folds",
+        "Both networks, joint, mean of two folds",
+        "Both networks, joint, flips, mean of two folds",
     ]
     flips = find(read_table(output), (HELD_OUT, "Mask R-CNN, flips, mean of two folds"))
     assert (flips["images"], flips["AJI"]) == (3, pytest.approx(0.8))
