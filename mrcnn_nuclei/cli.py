@@ -80,14 +80,14 @@ def build_parser():
     )
     _add_trained(
         command,
-        "; he_mrcnn, he or free: those of the project (default: he_mrcnn, for H&E at 40x; he: a "
-        "U-Net for it, faster; both not for commercial use)",
+        "; he_mrcnn, he or free: those of the project (default: he_mrcnn, a Mask R-CNN for H&E at "
+        "40x; he: a U-Net for it, faster; both not for commercial use)",
     )
     command.add_argument(
         "--unet",
         metavar="W",
-        help="weights of a U-Net, such as he, by whose foreground the nuclei of a Mask R-CNN are "
-        "corrected",
+        help="weights of a U-Net by whose foreground the nuclei of a Mask R-CNN are corrected, or "
+        "none (default: he without --weights, else none)",
     )
     command.add_argument(
         "--output", default="results", metavar="DIR", help="folder to write to (default: results)"

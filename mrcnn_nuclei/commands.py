@@ -10,7 +10,7 @@ from mrcnn.instances import Instances
 from mrcnn_nuclei import datasets
 from mrcnn_nuclei.config import MODELS, make_config, parse_settings
 from mrcnn_nuclei.formats import parse_writers
-from mrcnn_nuclei.shipped_weights import DEFAULT, FILES, LICENCES, find_shipped, saw
+from mrcnn_nuclei.shipped_weights import DEFAULT, DEFAULT_UNET, FILES, LICENCES, find_shipped, saw
 from mrcnn_nuclei.startup import import_keras
 
 LOGGER = logging.getLogger("mrcnn_nuclei")
@@ -108,16 +108,17 @@ def detect(options):
             options.dataset, options, _selected_subset(options), annotated=False
         )
     _require_weights(options.weights, (None, "last"))
-    if options.unet is not None:
-        _require_weights(options.unet, ())
+    unet = options.unet or (DEFAULT_UNET if options.weights is None else "none")
+    _require_weights(unet, ("none",))
 
     import_keras()
     from mrcnn_nuclei.detection import dataset_sources, detect_images, image_sources
 
     sources = image_sources(options.image) if options.image else dataset_sources(dataset)
-    weights = _trained_weights(options)
-    if options.weights in (None, *FILES):
-        LOGGER.info("weights: %s (%s)", weights, LICENCES[options.weights or DEFAULT])
+    weights = None if options.weights is None else _trained_weights(options)
+    for word in (options.weights or DEFAULT, unet):
+        if word in FILES:
+            LOGGER.info("weights: %s (%s)", find_shipped(word), LICENCES[word])
     nuclei, images = detect_images(
         sources,
         weights,
@@ -125,7 +126,7 @@ def detect(options):
         writers,
         options.preset,
         settings,
-        unet=options.unet,
+        unet=unet,
         mpp=options.mpp,
         region=region,
         workers=options.workers,

@@ -17,7 +17,7 @@ from mrcnn_nuclei.contrast import Prepared, is_blank, prepare
 from mrcnn_nuclei.joint import join
 from mrcnn_nuclei.networks import NETWORKS, RECIPE, read_recipe
 from mrcnn_nuclei.postprocessing import postprocess
-from mrcnn_nuclei.shipped_weights import find_shipped
+from mrcnn_nuclei.shipped_weights import DEFAULT_UNET, find_shipped
 from mrcnn_nuclei.tuning import tune
 
 CLASS_NAMES = ("BG", "nucleus")
@@ -68,7 +68,7 @@ class Detector:
     ----------
     weights : str or Path, optional
         A file, or a word for weights that come with the project, see
-        `mrcnn_nuclei.shipped_weights`. Default: "he_mrcnn".
+        `mrcnn_nuclei.shipped_weights`. Default: "he_mrcnn" with `unet` "he".
     preset : str, optional
         Needed for files that this package did not write; else what the file says. These are taken
         for Mask R-CNN's.
@@ -76,7 +76,7 @@ class Detector:
         Further changes, such as DETECTION_MIN_CONFIDENCE.
     unet : str or Path, optional
         Weights of a U-Net that sees each image too, and by which `mrcnn_nuclei.joint.join` corrects
-        what a Mask R-CNN finds. Settings of both networks change both.
+        what a Mask R-CNN finds; "none": no such. Settings of both networks change both.
 
     Attributes
     ----------
@@ -98,6 +98,8 @@ class Detector:
     """
 
     def __init__(self, weights=None, preset=None, settings=None, unet=None):
+        if weights is None and unet is None:
+            unet = DEFAULT_UNET
         weights = find_shipped(weights)
         known = read_recipe(weights) or {"model": "mrcnn", "preset": preset, "settings": {}}
         self._recipe = known
@@ -106,7 +108,9 @@ class Detector:
                 f"{weights}: does not say which network it belongs to; give --preset paper or "
                 "compact"
             )
-        self.unet = None if unet is None else _load_unet(unet, settings, weights, known["model"])
+        self.unet = None
+        if unet not in (None, "none"):
+            self.unet = _load_unet(unet, settings, weights, known["model"])
         self._preset = preset
         self._changes = settings = dict(settings or {})
         if self.unet:

@@ -19,7 +19,8 @@ NONCOMMERCIAL = "CC BY-NC-SA 4.0, no commercial use"
 LICENCES = {"he_mrcnn": NONCOMMERCIAL, "he": NONCOMMERCIAL, "free": "MIT"}
 """Of each file."""
 
-DEFAULT = "he_mrcnn"
+DEFAULT, DEFAULT_UNET = "he_mrcnn", "he"
+"""What detects unless told otherwise: the first, corrected by the second."""
 
 MONUSEG = {
     f"TCGA-{barcode}"

@@ -4,11 +4,11 @@ import json
 
 import pytest
 from PIL import Image
-from tiny import tiny_preset, write_tiny_weights
+from tiny import tiny_preset, write_tiny_unet, write_tiny_weights
 
 from mrcnn_nuclei import demo
 from mrcnn_nuclei.cli import main
-from mrcnn_nuclei.shipped_weights import DEFAULT, FILES
+from mrcnn_nuclei.shipped_weights import DEFAULT, DEFAULT_UNET, FILES
 
 TINY = {
     "STEPS_PER_EPOCH": 1,
@@ -32,6 +32,7 @@ def test_everything_is_written(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("NUCLEI_WEIGHTS", str(tmp_path))
     with tiny_preset():
         write_tiny_weights(tmp_path / FILES[DEFAULT])
+        write_tiny_unet(tmp_path / FILES[DEFAULT_UNET])
         evaluations = demo.run_demo(tmp_path, settings=TINY)
     assert list(evaluations) == ["mrcnn", "unet"]
     for model, evaluation in evaluations.items():

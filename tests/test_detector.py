@@ -6,20 +6,19 @@ import pickle
 import keras
 import numpy as np
 import pytest
-from tiny import TinyNucleusConfig, tiny_preset, write_tiny_weights
+from tiny import TinyNucleusConfig, tiny_preset, write_tiny_unet, write_tiny_weights
 
 from mrcnn.errors import InputError
 from mrcnn.files import file_digest
 from mrcnn.model import MaskRCNN
 from mrcnn.weights import save_weights, write_attribute
-from mrcnn_nuclei.config import inference_config, make_config
+from mrcnn_nuclei.config import make_config
 from mrcnn_nuclei.datasets import NucleusDataset
 from mrcnn_nuclei.datasets.synthetic import draw_tile
 from mrcnn_nuclei.detector import Detector
 from mrcnn_nuclei.joint import join
 from mrcnn_nuclei.networks import recipe
 from mrcnn_nuclei.tiling import tile_grid
-from mrcnn_nuclei.unet.model import UNet
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -69,11 +68,8 @@ def test_file_tells_preset_and_settings(tmp_path):
 
 @pytest.fixture(scope="module")
 def unet_weights(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("unet")
-    config = make_config("tiny", {"MIN_NUCLEUS_AREA": 4}, name="tiny", model="unet")
-    network = UNet("inference", inference_config(config), folder)
-    save_weights(network.keras_model, folder / "unet.h5", recipe(config))
-    return folder / "unet.h5"
+    path = tmp_path_factory.mktemp("unet") / "unet.h5"
+    return write_tiny_unet(path, {"MIN_NUCLEUS_AREA": 4})
 
 
 def test_a_unet_corrects_what_is_found(weights, unet_weights, image):

@@ -9,7 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from tiny import tiny_preset, write_tiny_weights
+from tiny import tiny_preset, write_tiny_unet, write_tiny_weights
 
 from mrcnn.errors import InputError
 from mrcnn.files import file_digest
@@ -78,15 +78,34 @@ def test_git_keeps_them_and_packages_leave_them_out():
 def test_detect_without_weights(folder, picture, tmp_path, capsys):
     output = ["--output", str(tmp_path / "out"), "--write", "labels"]
     assert main(["detect", "--image", str(picture), *output]) == 2
-    path = folder / "nuclei_he_mrcnn.h5"
-    assert f"{path.name}: no such weights file" in capsys.readouterr().err
+    path, unet = folder / "nuclei_he_mrcnn.h5", folder / "nuclei_he.h5"
+    told = [f"weights: {each} (CC BY-NC-SA 4.0, no commercial use)" for each in (path, unet)]
     with tiny_preset():
+        shutil.move(write_tiny_unet(tmp_path / "tiny.h5"), unet)
+        assert main(["detect", "--image", str(picture), *output]) == 2
+        assert f"{path.name}: no such weights file" in capsys.readouterr().err
         shutil.move(write_tiny_weights(tmp_path / "tiny.h5"), path)
         assert main(["detect", "--image", str(picture), *output]) == 0
-        assert Detector().weights == Detector("he_mrcnn").weights == str(path)
-    told = f"weights: {path} (CC BY-NC-SA 4.0, no commercial use)"
-    assert capsys.readouterr().err.count(told) == 1
-    assert list((tmp_path / "out" / "labels").iterdir())
+        err = capsys.readouterr().err
+        assert [err.count(line) for line in told] == [1, 1]
+        assert list((tmp_path / "out" / "labels").iterdir())
+
+        # Weights that are named detect alone, unless a U-Net is named too.
+        for options, uses in [
+            (["--weights", "he_mrcnn"], [1, 0]),
+            (["--weights", "he"], [0, 1]),
+            (["--unet", "none"], [1, 0]),
+            (["--weights", "he_mrcnn", "--unet", "he"], [1, 1]),
+        ]:
+            assert main(["detect", "--image", str(picture), *output, *options]) == 0
+            err = capsys.readouterr().err
+            assert [err.count(line) for line in told] == uses, options
+        joint, alone = Detector(), Detector("he_mrcnn")
+        assert joint.weights == alone.weights == str(path)
+        assert joint.unet.weights == str(unet) and alone.unet is None
+        assert Detector(unet="none").unet is None
+    assert main(["detect", "--image", str(picture), *output, "--unet", "gone.h5"]) == 2
+    assert "gone.h5: no such weights file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("word", FILES)

@@ -21,6 +21,7 @@ from mrcnn_nuclei.config import (
 )
 from mrcnn_nuclei.datasets.synthetic import draw_tile
 from mrcnn_nuclei.networks import recipe
+from mrcnn_nuclei.unet.model import UNet
 
 
 class TinyNucleusConfig(CompactConfig):
@@ -100,4 +101,13 @@ def write_tiny_weights(path, settings=None):
     config = make_config("tiny", settings, name="tiny")
     model = MaskRCNN("inference", inference_config(config), path.parent)
     save_weights(model.keras_model, path, recipe(config))
+    return path
+
+
+def write_tiny_unet(path, settings=None):
+    """Write the random weights of a tiny U-Net, and return the path."""
+    keras.utils.set_random_seed(0)
+    config = make_config("tiny", settings, name="tiny", model="unet")
+    network = UNet("inference", inference_config(config), path.parent)
+    save_weights(network.keras_model, path, recipe(config))
     return path
