@@ -493,9 +493,9 @@ def _add_training(command, more_weights=""):
     command.add_argument(
         "--preset",
         choices=PRESETS,
-        default="compact",
-        help="paper: ResNet-101, needs a GPU; compact: for two CPU cores (default); lite: for two "
-        "CPU cores too, better and slower",
+        help="paper: ResNet-101, needs a GPU; compact: for two CPU cores; lite: for these too, "
+        "from ImageNet's weights (default: that of the project's weights, if these are --weights, "
+        "else compact)",
     )
     command.add_argument(
         "--weights",

@@ -10,7 +10,15 @@ from mrcnn.instances import Instances
 from mrcnn_nuclei import datasets
 from mrcnn_nuclei.config import MODELS, make_config, parse_settings
 from mrcnn_nuclei.formats import parse_writers
-from mrcnn_nuclei.shipped_weights import DEFAULT, DEFAULT_UNET, FILES, LICENCES, find_shipped, saw
+from mrcnn_nuclei.shipped_weights import (
+    DEFAULT,
+    FILES,
+    LICENCES,
+    PRESET_OF,
+    default_unet,
+    find_shipped,
+    saw,
+)
 from mrcnn_nuclei.startup import import_keras
 
 LOGGER = logging.getLogger("mrcnn_nuclei")
@@ -22,6 +30,11 @@ START_WORDS = (None, "coco", "imagenet", "none")
 def _run_name(options, preset):
     fold = "" if options.fold is None else f"fold{options.fold}-"
     return f"nucleus-{fold}{options.model}-{preset}"
+
+
+def _preset(options):
+    """The preset to train: that given, else that of the project's weights to start from."""
+    return options.preset or PRESET_OF.get(options.weights, "compact")
 
 
 def _load_dataset(root, options, subset, **kwargs):
@@ -38,9 +51,10 @@ def train(options):
     """Train a network."""
     from mrcnn_nuclei.preprocessing import clean_labels
 
-    settings = parse_settings(options.settings, options.preset, options.model)
-    name = _run_name(options, options.preset)
-    config = make_config(options.preset, {"SEED": options.seed, **settings}, name, options.model)
+    preset = _preset(options)
+    settings = parse_settings(options.settings, preset, options.model)
+    name = _run_name(options, preset)
+    config = make_config(preset, {"SEED": options.seed, **settings}, name, options.model)
     train_dataset = _load_dataset(
         options.dataset, options, options.subset or "train", preprocess=clean_labels
     )
@@ -108,8 +122,8 @@ def detect(options):
             options.dataset, options, _selected_subset(options), annotated=False
         )
     _require_weights(options.weights, (None, "last"))
-    unet = options.unet or (DEFAULT_UNET if options.weights is None else "none")
-    _require_weights(unet, ("none",))
+    unet = default_unet(options.weights, options.unet)
+    _require_weights(unet, (None,))
 
     import_keras()
     from mrcnn_nuclei.detection import dataset_sources, detect_images, image_sources
@@ -126,7 +140,7 @@ def detect(options):
         writers,
         options.preset,
         settings,
-        unet=unet,
+        unet=unet or "none",
         mpp=options.mpp,
         region=region,
         workers=options.workers,
@@ -222,8 +236,9 @@ def crossval(options):
     from mrcnn_nuclei.datasets.folds import divide, folds_file
 
     models = list(MODELS) if options.model == "both" else [options.model]
+    preset = _preset(options)
     for model in models:
-        settings = parse_settings(options.settings, options.preset, model)
+        settings = parse_settings(options.settings, preset, model)
     weights = options.weights or settings.pop("INITIAL_WEIGHTS", None)
     _require_weights(weights, (*START_WORDS, "unet"))
     if weights == "unet" and options.model != "mrcnn":
@@ -238,10 +253,14 @@ def crossval(options):
     parts = make_parts(folds, options.nested)
     if options.fold is not None:
         parts = _choose_parts(parts, options.fold, len(folds))
-    networks = make_networks(parts, models, options.preset, settings)
-    _read_all(dataset)
+    networks = make_networks(parts, models, preset, settings)
 
     import_keras()
+    from mrcnn_nuclei.training import find_weights
+
+    if weights != "unet":  # what cannot be had shows before the images are read
+        find_weights(weights, networks[0][1], options.output)
+    _read_all(dataset)
     cross_validate(
         options.output,
         options.dataset,
@@ -353,13 +372,14 @@ def ablate(options):
     from mrcnn_nuclei import ablation, switches
     from mrcnn_nuclei.preprocessing import clean_labels
 
-    settings = parse_settings(options.settings, options.preset, options.model)
+    preset = _preset(options)
+    settings = parse_settings(options.settings, preset, options.model)
     if options.weights:
         settings["INITIAL_WEIGHTS"] = options.weights
     weights = settings.get("INITIAL_WEIGHTS")
     _require_weights(weights, START_WORDS)
     settings = {"SEED": options.seed, **settings}
-    config = make_config(options.preset, settings, model=options.model)
+    config = make_config(preset, settings, model=options.model)
     names = options.only and [name.strip() for name in options.only.split(",")]
     switches.choose(config, names)
     train_dataset = _load_dataset(options.dataset, options, "train", preprocess=clean_labels)
@@ -372,7 +392,7 @@ def ablate(options):
 
     settings["SCHEDULE"] = scale_schedule(config.SCHEDULE, options.epochs)
     table = ablation.ablate(
-        options.output, train_dataset, val_dataset, options.preset, settings, options.model, names
+        options.output, train_dataset, val_dataset, preset, settings, options.model, names
     )
     print(table.to_markdown())
     print(f"wrote {Path(options.output) / 'ablation.md'}, .csv and .json")

@@ -179,10 +179,7 @@ STRONG_AUGMENTATION = {
 
 
 class LiteConfig(CompactConfig):
-    """What trains from ImageNet's weights on two CPU cores: 5.0 million parameters.
-
-    From random weights, give a SCHEDULE of "all" layers.
-    """
+    """What trains from ImageNet's weights on two CPU cores: 5.0 million parameters."""
 
     PRESET = "lite"
     INITIAL_WEIGHTS = "imagenet"
@@ -374,6 +371,11 @@ def _check(config, base):
         )
     if not callable(config.BACKBONE) and config.BACKBONE not in ("resnet50", "resnet101"):
         raise InputError(f"BACKBONE = {config.BACKBONE}: choose resnet50 or resnet101")
+    if _spares_depthwise(config) and config.BACKBONE is not LiteConfig.BACKBONE:
+        raise InputError(
+            f"BACKBONE = {config.BACKBONE}: the SCHEDULE of this preset spares layers of another "
+            """one; give one of all layers too, such as SCHEDULE=[("all",12,1.0)]"""
+        )
     if config.JIT_COMPILE not in (True, False, "auto"):
         raise InputError(f"JIT_COMPILE = {config.JIT_COMPILE}: choose True, False or 'auto'")
     weights, losses = config.LOSS_WEIGHTS, base.LOSS_WEIGHTS
@@ -381,6 +383,30 @@ def _check(config, base):
         raise InputError(f"LOSS_WEIGHTS = {weights}: give at least 0 for {', '.join(losses)}")
     if config.MODEL == "unet":
         _check_unet(config)
+
+
+def _spares_depthwise(config):
+    return any(stage[:1] == (POINTWISE,) for stage in map(tuple, config.SCHEDULE))
+
+
+def require_start(config, weights):
+    """Refuse to begin from random weights that a schedule would not train.
+
+    Parameters
+    ----------
+    config : NucleusConfig
+    weights : str or Path
+
+    Raises
+    ------
+    InputError
+    """
+    if weights == "none" and _spares_depthwise(config):
+        raise InputError(
+            f"--weights none: the SCHEDULE of --preset {config.PRESET} leaves the depthwise "
+            "convolutions as they are; give --weights imagenet, or one of all layers, such as "
+            """--set 'SCHEDULE=[("all",12,1.0)]'"""
+        )
 
 
 def _check_unet(config):

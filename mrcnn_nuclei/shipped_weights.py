@@ -19,6 +19,9 @@ NONCOMMERCIAL = "CC BY-NC-SA 4.0, no commercial use"
 LICENCES = {"he_mrcnn": NONCOMMERCIAL, "he": NONCOMMERCIAL, "free": "MIT"}
 """Of each file."""
 
+PRESET_OF = {"he_mrcnn": "lite", "he": "lite", "free": "compact"}
+"""What each was trained by."""
+
 DEFAULT, DEFAULT_UNET = "he_mrcnn", "he"
 """What detects unless told otherwise: the first, corrected by the second."""
 
@@ -69,6 +72,25 @@ def find_shipped(weights=None):
             "weights in NUCLEI_WEIGHTS, or give --weights FILE"
         )
     return path
+
+
+def default_unet(weights, unet):
+    """Which U-Net corrects what is detected with these weights.
+
+    Parameters
+    ----------
+    weights : str or Path or None
+        None for those of the project.
+    unet : str or Path or None
+        What was asked for; "none" is no U-Net.
+
+    Returns
+    -------
+    str or Path or None
+    """
+    if unet is None:
+        return DEFAULT_UNET if weights is None else None
+    return None if unet == "none" else unet
 
 
 def saw(weights, names):

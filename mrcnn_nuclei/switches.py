@@ -40,7 +40,7 @@ def _resnet(name, config):
 
 
 def _unfrozen(config):
-    """Of a schedule that spares layers because ImageNet's weights will do, one of all layers."""
+    """Of a schedule that spares layers which ImageNet's weights are good for, one of all."""
     if all(layers != POINTWISE for layers, *_ in config.SCHEDULE):
         return {}
     return {"SCHEDULE": [("all", *rest) for _, *rest in config.SCHEDULE]}

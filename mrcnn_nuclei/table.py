@@ -259,7 +259,7 @@ def read_table(output, added=None):
     output = Path(output)
     organs = read_notes(output)["organs"]
     n_folds = len(read_folds(output / "folds.json"))
-    models = [model for model in MODELS if (output / f"fold0-{model}").is_dir()]
+    models = [model for model in MODELS if _is_begun(output, model, n_folds)]
     rows = [*_held_out_rows(output, models, n_folds)]
     for name, evaluation in (added or {}).items():
         rows.append(Row(SECTIONS[0], name, "other", evaluation.rows))
@@ -269,8 +269,12 @@ def read_table(output, added=None):
     return Table(rows, organs)
 
 
+def _is_begun(output, name, n_folds):
+    return any((output / f"fold{k}-{name}").is_dir() for k in range(n_folds))
+
+
 def _held_out_rows(output, models, n_folds):
-    tried = [name for name in NAMES if (output / f"fold0-{name}").is_dir()]
+    tried = [name for name in NAMES if _is_begun(output, name, n_folds)]
     both = ["both"] if len(models) > 1 else []
     for model in [name for name in NAMES if name in {*models, *tried, *both}]:
         folders = [output / f"fold{k}-{model}" for k in range(n_folds)]
@@ -342,8 +346,13 @@ def is_current(scores, config, folder, steps):
     predicted = _inputs(folder, steps.predictions)
     if scores["inputs"]["predictions"] != predicted:
         return False
-    fused = [folder.parent / name for name in config.get("members", [])]
-    return not fused or predicted["members"] == [_inputs(run, steps.predictions) for run in fused]
+    members = [folder.parent / name for name in config.get("members", [])]
+    theirs = [_inputs(run, steps.predictions) for run in members]
+    if predicted and "members" in predicted:
+        return predicted["members"] == theirs
+    # Predicted anew by the members' weights.
+    used = [(predicted or {}).get(name) for name in ("weights", "unet")]
+    return all(inputs and inputs["weights"] == file for inputs, file in zip(theirs, used))
 
 
 def _inputs(folder, step):

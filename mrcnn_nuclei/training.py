@@ -19,7 +19,7 @@ from mrcnn.errors import InputError
 from mrcnn.pretrained import coco_weights, imagenet_weights
 from mrcnn.weights import load_weights
 from mrcnn_nuclei.augmentation import Augmentation
-from mrcnn_nuclei.config import LiteConfig, json_settings
+from mrcnn_nuclei.config import LiteConfig, json_settings, require_start
 from mrcnn_nuclei.contrast import Prepared
 from mrcnn_nuclei.imagenet import lite_weights
 from mrcnn_nuclei.networks import NETWORKS, read_recipe, recipe
@@ -62,6 +62,7 @@ def train(config, train_dataset, val_dataset, logs, weights=None, epochs=None):
         If the weights cannot be had or do not fit.
     """
     weights = find_weights(weights, config, logs)
+    require_start(config, weights)
     keras.utils.set_random_seed(config.SEED)
     schedule = scale_schedule(config.SCHEDULE, epochs)
     augmentation, plain = _augmentations(config)
@@ -187,7 +188,7 @@ def find_weights(weights, config, logs):
         return lite_weights()
     if weights in ("coco", "imagenet") and callable(config.BACKBONE):
         raise InputError(
-            f"--weights {weights}: fits ResNets only, so give --preset paper or --weights none"
+            f"--weights {weights}: fits ResNets only, so give --preset paper, or other weights"
         )
     if weights == "coco":
         return coco_weights()

@@ -528,7 +528,7 @@ def test_initial_weights_can_be_set():
     with mock.patch.object(training, "imagenet_weights", lambda backbone: f"{backbone}.h5"):
         settings = {"INITIAL_WEIGHTS": "imagenet", "BACKBONE": "resnet50"}
         assert find_weights(None, make_config("compact", settings), "logs") == "resnet50.h5"
-        settings = {"BACKBONE": "resnet50"}
+        settings = {"BACKBONE": "resnet50", "SCHEDULE": [("all", 12, 1.0)]}
         assert find_weights(None, make_config("lite", settings), "logs") == "resnet50.h5"
     with mock.patch.object(training, "lite_weights", lambda: "lite.h5"):
         assert find_weights(None, make_config("lite"), "logs") == "lite.h5"

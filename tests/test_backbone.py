@@ -1,12 +1,13 @@
 """Batch normalisation that can be frozen, and the maps of the ResNet."""
 
+import keras
 import numpy as np
 import pytest
 from helpers import to_numpy
 from keras import layers
 
 from mrcnn.backbone import BatchNorm, resnet_graph
-from mrcnn.backend import normalize_by
+from mrcnn.backend import normalize_batch, normalize_by
 
 X = np.array([[0.0], [2.0], [4.0], [6.0]], np.float32)
 
@@ -49,6 +50,24 @@ def test_given_statistics_normalise_images_and_rois(shape):
     found = to_numpy(normalize_by(x, mean, variance, scale, offset, 1e-3))
     expected = (x - mean) / np.sqrt(variance + 1e-3) * scale + offset
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.backend
+def test_statistics_of_bfloat16_are_summed_in_float32():
+    rng = np.random.default_rng(0)
+    x = keras.ops.cast(rng.normal(100, 3, (4, 16, 16, 3)).astype(np.float32), "bfloat16")
+    exact = to_numpy(keras.ops.cast(x, "float32")).astype(np.float64)
+    scale, offset = np.float32([0.5, 1, 2]), np.float32([0, 1, -1])
+    found, mean, variance = normalize_batch(
+        x, *map(keras.ops.convert_to_tensor, (scale, offset)), 1e-3
+    )
+    axes = (0, 1, 2)
+    for statistic, expected in ((mean, exact.mean(axes)), (variance, exact.var(axes))):
+        assert keras.backend.standardize_dtype(statistic.dtype) == "float32"
+        np.testing.assert_allclose(to_numpy(statistic), expected, rtol=1e-4)
+    expected = (exact - exact.mean(axes)) / np.sqrt(exact.var(axes) + 1e-3) * scale + offset
+    found = to_numpy(keras.ops.cast(found, "float32"))
+    np.testing.assert_allclose(found, expected, rtol=0.01, atol=0.01)
 
 
 def test_without_scale_and_offset():

@@ -11,7 +11,13 @@ import pytest
 from mrcnn.config import Config
 from mrcnn.errors import InputError
 from mrcnn.model import LAYER_PATTERNS, MaskRCNN
-from mrcnn_nuclei.config import POINTWISE, inference_config, make_config, parse_settings
+from mrcnn_nuclei.config import (
+    POINTWISE,
+    inference_config,
+    make_config,
+    parse_settings,
+    require_start,
+)
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +150,18 @@ def test_a_class_of_a_function_travels_and_is_copied():
     assert (type(there), there.STEPS_PER_EPOCH, there.BACKBONE) == (Config, 7, math.sqrt)
     for same in (copy.copy(Local()), copy.deepcopy(Local())):
         assert type(same) is Local and same.twice == 14
+
+
+def test_lite_spares_layers_of_its_own_weights_only():
+    with pytest.raises(InputError, match=r"BACKBONE = resnet50: .* such as SCHEDULE=\[\("):
+        make_config("lite", {"BACKBONE": "resnet50"})
+    whole = {"SCHEDULE": [("all", 12, 1.0)]}
+    assert make_config("lite", {"BACKBONE": "resnet50", **whole}).BACKBONE == "resnet50"
+    with pytest.raises(InputError, match="--weights none: the SCHEDULE of --preset lite leaves"):
+        require_start(make_config("lite"), "none")
+    require_start(make_config("lite"), "imagenet.h5")
+    require_start(make_config("lite", whole), "none")
+    require_start(make_config("compact"), "none")
 
 
 def test_unknown_preset():

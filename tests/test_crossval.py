@@ -29,6 +29,7 @@ from mrcnn_nuclei.datasets.folds import divide, read_folds, write_folds
 from mrcnn_nuclei.datasets.synthetic import draw_tile
 from mrcnn_nuclei.formats import WRITERS
 from mrcnn_nuclei.image_files import read_label_map
+from mrcnn_nuclei.table import read_table
 
 FOLDS = [["a0", "a1"], ["b0", "b1"], ["c0", "c1"]]
 NUCLEI = 8
@@ -358,7 +359,7 @@ def test_flips_are_tried_beside_the_rest_without_training(networks, dataset, tmp
     assert idle.predicted == []
 
 
-def test_the_unet_of_its_fold_corrects_each_mask_rcnn(networks, dataset, tmp_path):
+def test_the_unet_of_its_fold_corrects_each_mask_rcnn(networks, dataset, tmp_path, caplog):
     networks()
     run(tmp_path, dataset, models=("unet",), flips=True)
     assert not list(tmp_path.glob("*joint*"))
@@ -371,15 +372,24 @@ def test_the_unet_of_its_fold_corrects_each_mask_rcnn(networks, dataset, tmp_pat
             assert (used.unets.pop(name), used.settings.pop(name)) == (unet, settings)
             assert [row["image"] for row in metrics(tmp_path, name)["images"]] == fold
             config = json.loads((tmp_path / name / "config.json").read_text())
-            assert config["networks"] == [f"fold{k}-mrcnn", f"fold{k}-unet"]
+            assert config["members"] == [f"fold{k}-mrcnn", f"fold{k}-unet"]
             assert not set(config["trained_on"]) & set(fold)
     assert not any(used.unets.values())
 
-    # A U-Net that is trained anew counts anew.
-    (tmp_path / "fold1-unet/logs/nucleus-fold1-unet-compact.h5").write_text("5")
+    # A U-Net that is trained anew counts anew; without it the results are no longer of use.
+    row = "Both networks, joint, mean of three folds"
+    images = {row.name: row.images for row in read_table(tmp_path).rows}
+    assert len(images[row]) == 6
+    unet = tmp_path / "fold1-unet/logs/nucleus-fold1-unet-compact.h5"
+    unet.write_text("5")
     used = networks()
+    run(tmp_path, dataset, models=("unet",), flips=True)
+    assert set(used.settings) == {
+        f"fold1-{name}" for name in ("unet", "unet-flips", "joint", "joint-flips")
+    }
+    unet.unlink()
     run(tmp_path, dataset, flips=True)
-    assert set(used.settings) == {"fold1-joint", "fold1-joint-flips"}
+    assert "fold1-joint: left out, since" in caplog.text
 
 
 def test_nested_networks_are_fused_on_fold_0(networks, dataset, tmp_path):

@@ -1,22 +1,19 @@
 """A detector is built from its file alone, and copes with whatever image it is given."""
 
 import hashlib
-import pickle
 
 import keras
 import numpy as np
 import pytest
-from tiny import TinyNucleusConfig, tiny_preset, write_tiny_unet, write_tiny_weights
+from tiny import TinyNucleusConfig, tiny_preset, write_tiny_weights
 
 from mrcnn.errors import InputError
-from mrcnn.files import file_digest
 from mrcnn.model import MaskRCNN
 from mrcnn.weights import save_weights, write_attribute
 from mrcnn_nuclei.config import make_config
 from mrcnn_nuclei.datasets import NucleusDataset
 from mrcnn_nuclei.datasets.synthetic import draw_tile
 from mrcnn_nuclei.detector import Detector
-from mrcnn_nuclei.joint import join
 from mrcnn_nuclei.networks import recipe
 from mrcnn_nuclei.tiling import tile_grid
 
@@ -66,40 +63,6 @@ def test_file_tells_preset_and_settings(tmp_path):
     assert detector.digest == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-@pytest.fixture(scope="module")
-def unet_weights(tmp_path_factory):
-    path = tmp_path_factory.mktemp("unet") / "unet.h5"
-    return write_tiny_unet(path, {"MIN_NUCLEUS_AREA": 4})
-
-
-def test_a_unet_corrects_what_is_found(weights, unet_weights, image):
-    confident = {"DETECTION_MIN_CONFIDENCE": 0.3, "FOREGROUND_THRESHOLD": 0.4}
-    joint = Detector(weights, settings=confident, unet=unet_weights)
-    assert joint.unet.config.FOREGROUND_THRESHOLD == 0.4
-    assert not hasattr(joint.config, "FOREGROUND_THRESHOLD")
-    found = Detector(weights, settings={"DETECTION_MIN_CONFIDENCE": 0.3}).detect(image)
-    unet = Detector(unet_weights, settings=confident)
-    maps = unet.model.predict(image)
-    expected = join(found, maps[..., 0], unet.model.segment(maps), 4)
-    nuclei = joint.detect(image)
-    assert len(nuclei) > 0
-    np.testing.assert_array_equal(nuclei.to_label_map(), expected.to_label_map())
-    np.testing.assert_array_equal(nuclei.scores, expected.scores)
-
-    again = pickle.loads(pickle.dumps(joint.recipe)).load()
-    assert again.digest == joint.digest == f"{file_digest(weights)}+{file_digest(unet_weights)}"
-    np.testing.assert_array_equal(again.detect(image).to_label_map(), nuclei.to_label_map())
-    white = np.full((64, 64, 3), 240, np.uint8)
-    assert len(joint.detect(white)) == 0
-
-
-def test_which_networks_join(weights, unet_weights):
-    with pytest.raises(InputError, match="unet.h5: is a U-Net's; --unet corrects what"):
-        Detector(unet_weights, unet=unet_weights)
-    with pytest.raises(InputError, match="tiny.h5: is not a U-Net's; give --unet weights of one"):
-        Detector(weights, unet=weights)
-
-
 def test_settings_given_win_over_those_of_the_file(tmp_path):
     path = write_tiny_weights(tmp_path / "w.h5", {"DETECTION_TILE": 192})
     assert Detector(path, settings={"DETECTION_TILE": 64}).config.DETECTION_TILE == 64
@@ -108,7 +71,7 @@ def test_settings_given_win_over_those_of_the_file(tmp_path):
 def test_file_of_another_program_needs_a_preset(tmp_path):
     model = MaskRCNN("inference", make_config("tiny"), tmp_path)
     save_weights(model.keras_model, tmp_path / "theirs.h5")
-    with pytest.raises(InputError, match="theirs.h5: .*give --preset paper or compact"):
+    with pytest.raises(InputError, match="theirs.h5: .*give --preset paper or compact or lite"):
         Detector(tmp_path / "theirs.h5")
     assert Detector(tmp_path / "theirs.h5", "tiny").config.DETECTION_TILE == 128
 

@@ -1,13 +1,23 @@
 """What a U-Net changes in a Mask R-CNN's nuclei, by hand and by what must always hold."""
 
+import json
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from tiny import tiny_preset, write_tiny_unet, write_tiny_weights
 
+from mrcnn.errors import InputError
+from mrcnn.files import file_digest
 from mrcnn.instances import Instances
-from mrcnn_nuclei.joint import join
+from mrcnn_nuclei.cli import main
+from mrcnn_nuclei.datasets.synthetic import draw_tile
+from mrcnn_nuclei.detector import Detector
+from mrcnn_nuclei.joint import JointDetector, join, load_detector
+from mrcnn_nuclei.overlay import save_png
 
 SHAPE = (20, 40)
 
@@ -68,6 +78,15 @@ def test_nuclei_that_only_the_unet_shows(box, score, added):
         assert joined.scores[1] == pytest.approx(score)
 
 
+def test_what_is_cut_and_dropped_makes_room():
+    foreground = np.ones(SHAPE)
+    foreground[:, 6:] = 0.2
+    found, others = squares((2, 2, 12, 12)), squares((2, 2, 12, 8), scores=[0.9])
+    # Of the first 40 pixels are left, which are two thirds of the other.
+    assert join(found, foreground, others, min_area=40).areas.tolist() == [40]
+    assert join(found, foreground, others, min_area=41).areas.tolist() == [60]
+
+
 def test_nothing_joins_nothing():
     assert len(join(NONE, np.zeros(SHAPE), NONE)) == 0
     assert join(NONE, np.ones(SHAPE), squares((2, 2, 6, 6))).boxes.tolist() == [[2, 2, 6, 6]]
@@ -95,3 +114,84 @@ def test_invariants(claimed, foreground, drawn, min_area, random):
     # Without a U-Net's nuclei and with a map that rules nothing out, all stays as it was.
     same = join(found, np.ones(claimed.shape), Instances.empty(claimed.shape))
     np.testing.assert_array_equal(same.to_label_map(), found.to_label_map())
+
+
+# Two networks
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Weights of a Mask R-CNN and of a U-Net that finds something, and an image."""
+    folder = tmp_path_factory.mktemp("joint")
+    save_png(folder / "image.png", draw_tile(256, np.random.default_rng(0))[0])
+    with tiny_preset():
+        settings = {"MIN_NUCLEUS_AREA": 4, "FOREGROUND_THRESHOLD": 0.4}
+        yield (
+            write_tiny_weights(folder / "tiny.h5"),
+            write_tiny_unet(folder / "unet.h5", settings),
+            folder / "image.png",
+        )
+
+
+def test_a_unet_corrects_what_is_found(files):
+    weights, unet, _ = files
+    image = draw_tile(256, np.random.default_rng(0))[0]
+    settings = {"DETECTION_MIN_CONFIDENCE": 0.3, "MARKER_DEPTH": 0.2, "MASK_NMS": "greedy"}
+    joint = load_detector(weights, settings=settings, unet=unet)
+    assert isinstance(joint, JointDetector)
+    assert joint.unet.config.MARKER_DEPTH == 0.2 and joint.unet.config.MASK_NMS == "none"
+    assert joint.config.MASK_NMS == "greedy" and not hasattr(joint.config, "MARKER_DEPTH")
+
+    found, maps = joint.rcnn.detect(image), joint.unet.predict(image)
+    expected = join(found, maps[..., 0], joint.unet.model.segment(maps), 4)
+    nuclei = joint.detect(image)
+    assert 0 < len(nuclei) != len(found)
+    np.testing.assert_array_equal(nuclei.to_label_map(), expected.to_label_map())
+    np.testing.assert_array_equal(nuclei.scores, expected.scores)
+
+    again = pickle.loads(pickle.dumps(joint.recipe)).load()
+    assert again.digest == joint.digest == f"{file_digest(weights)}+{file_digest(unet)}"
+    np.testing.assert_array_equal(again.detect(image).to_label_map(), nuclei.to_label_map())
+    assert len(joint.detect(np.full((64, 64, 3), 240, np.uint8))) == 0
+
+
+def test_which_networks_join(files):
+    weights, unet, _ = files
+    assert isinstance(load_detector(weights), Detector)
+    assert isinstance(load_detector(weights, unet="none"), Detector)
+    for pair, words in (
+        ((unet, unet), "unet.h5: is a U-Net's; --unet corrects what"),
+        ((weights, weights), "tiny.h5: is not a U-Net's; give --unet weights of one"),
+    ):
+        with pytest.raises(InputError, match=words):
+            load_detector(pair[0], unet=pair[1])
+    with pytest.raises(InputError, match="MASK_DILATION = 1: .* give --unet none"):
+        load_detector(weights, settings={"MASK_DILATION": 1}, unet=unet)
+
+
+@pytest.mark.parametrize("name", ["MPP", "INVERT_DARK", "CLAHE"])
+def test_networks_that_see_other_images_do_not_join(name, files, tmp_path):
+    weights, _, _ = files
+    unet = write_tiny_unet(tmp_path / "other.h5", {name: {"INVERT_DARK": True}.get(name, 0.5)})
+    with pytest.raises(InputError, match=f"other.h5: has {name} = .* by --set {name}="):
+        load_detector(weights, unet=unet)
+    config = load_detector(weights).config
+    load_detector(weights, settings={name: getattr(config, name)}, unet=unet)
+
+
+def test_results_tell_both_networks_and_are_made_anew_for_other_settings(files, tmp_path, capsys):
+    weights, unet, image = map(str, files)
+    command = ["detect", "--image", image, "--weights", weights, "--output", str(tmp_path)]
+    command += ["--write", "labels", "--unet", unet]
+    for options, words in (
+        ([], "in 1 image; wrote"),
+        ([], "nothing to do"),
+        (["--set", "FOREGROUND_THRESHOLD=0.6"], "in 1 image; wrote"),
+        (["--set", "DETECTION_MIN_CONFIDENCE=0.4"], "in 1 image; wrote"),
+        (["--unet", "none"], "in 1 image; wrote"),
+    ):
+        assert main([*command, *options]) == 0
+        assert words in capsys.readouterr().out, options
+        told = json.loads((tmp_path / "detection.json").read_text())
+        assert told["weights"] == weights
+        assert told.get("unet") == (None if options == ["--unet", "none"] else unet)

@@ -17,7 +17,8 @@ from mrcnn_nuclei.cli import main
 from mrcnn_nuclei.datasets import blank, synthetic
 from mrcnn_nuclei.detector import Detector
 from mrcnn_nuclei.image_files import read_label_map
-from mrcnn_nuclei.shipped_weights import FILES, FOLDER, MONUSEG, find_shipped, saw
+from mrcnn_nuclei.joint import load_detector
+from mrcnn_nuclei.shipped_weights import FILES, FOLDER, MONUSEG, PRESET_OF, find_shipped, saw
 
 README = Path(__file__).parent.parent / "weights" / "README.md"
 
@@ -100,10 +101,10 @@ def test_detect_without_weights(folder, picture, tmp_path, capsys):
             assert main(["detect", "--image", str(picture), *output, *options]) == 0
             err = capsys.readouterr().err
             assert [err.count(line) for line in told] == uses, options
-        joint, alone = Detector(), Detector("he_mrcnn")
-        assert joint.weights == alone.weights == str(path)
-        assert joint.unet.weights == str(unet) and alone.unet is None
-        assert Detector(unet="none").unet is None
+        joint, alone = load_detector(), load_detector("he_mrcnn")
+        assert joint.weights == alone.weights == Detector().weights == str(path)
+        assert joint.unet.weights == str(unet) and isinstance(alone, Detector)
+        assert isinstance(load_detector(unet="none"), Detector)
     assert main(["detect", "--image", str(picture), *output, "--unet", "gone.h5"]) == 2
     assert "gone.h5: no such weights file" in capsys.readouterr().err
 
@@ -111,16 +112,18 @@ def test_detect_without_weights(folder, picture, tmp_path, capsys):
 @pytest.mark.parametrize("word", FILES)
 def test_training_starts_from_them(folder, word, monkeypatch, tmp_path):
     (folder / FILES[word]).touch()
-    started = []
+    started, presets = [], []
 
-    def note(*args, weights, **kwargs):
+    def note(config, *args, weights, **kwargs):
         started.append(weights)
+        presets.append(config.PRESET)
         return tmp_path / "weights.h5"
 
     monkeypatch.setattr("mrcnn_nuclei.training.train", note)
     synthetic.write(tmp_path / "data", count=2, size=32)
     assert main(["train", "--dataset", str(tmp_path / "data"), "--weights", word]) == 0
     assert started == [folder / FILES[word]]
+    assert presets == [PRESET_OF[word]]  # that they fit, though none was given
 
 
 @pytest.mark.parametrize("command", ["crossval", "ablate"])

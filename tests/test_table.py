@@ -202,6 +202,15 @@ def test_both_networks_of_the_folds(output):
     assert (both["images"], both["AJI"]) == (3, pytest.approx(0.9))
 
 
+def test_folds_in_any_order(tmp_path):
+    (tmp_path / "crossval.json").write_text(
+        json.dumps({"dataset": "", "format": None, "organs": {}})
+    )
+    write_folds(tmp_path / "folds.json", FOLDS)
+    write_run(tmp_path, "fold1-mrcnn", "ab", scores(c=0.7))
+    assert find(read_table(tmp_path), (HELD_OUT, "Mask R-CNN, fold 1"))["AJI"] == pytest.approx(0.7)
+
+
 def test_flips_come_after_their_network(output):
     for k, trained_on in enumerate(("c", "ab")):
         rows = scores(**dict.fromkeys(FOLDS[k], 0.8))

@@ -8,13 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import ndimage
+from skimage.morphology import reconstruction
 
 from mrcnn.errors import InputError
 from mrcnn.opencv import cv2
 from mrcnn_nuclei.datasets.synthetic import draw_tile
 from mrcnn_nuclei.metrics import evaluate_pair, find_overlaps, match
 from mrcnn_nuclei.unet.targets import make_targets
-from mrcnn_nuclei.unet.watershed import segment
+from mrcnn_nuclei.unet.watershed import _domes, segment
 
 FOREGROUND, BORDER, INTERIOR = range(3)
 
@@ -90,7 +91,7 @@ def two_hills(valley):
 
 def test_a_marker_of_two_tops_is_divided():
     for valley, nuclei in [(0.7, 2), (0.85, 1)]:
-        assert len(segment(two_hills(valley), marker_depth=0.1, smoothing=0)) == nuclei
+        assert len(segment(two_hills(valley), marker_depth=0.1, marker_smoothing=0)) == nuclei
         assert len(segment(two_hills(valley), marker_depth=0)) == 1
     left, right = segment(two_hills(0.7), marker_depth=0.1).boxes.tolist()
     assert left[:3] == [2, 2, 18] and right[0] == 2 and right[2:] == [18, 42]
@@ -101,14 +102,43 @@ def test_a_marker_of_two_tops_is_divided():
     assert len(segment(maps)) == 2 and len(segment(maps, border_threshold=None)) == 1
     speckled = two_hills(0.9)
     speckled[5:15:4, 5:39:4, INTERIOR] = 0.6
-    assert len(segment(speckled, smoothing=0)) == 1  # a lower pixel is no top
+    assert len(segment(speckled, marker_smoothing=0)) == 1  # a lower pixel is no top
     speckled[5:15:4, 5:39:4, INTERIOR] = 1.0
-    assert len(segment(speckled, smoothing=0, min_area=0)) == 27 and len(segment(speckled)) == 1
+    assert (
+        len(segment(speckled, marker_smoothing=0, min_area=0)) == 27 and len(segment(speckled)) == 1
+    )
+
+
+HEIGHTS = arrays.arrays(np.float32, (12, 13), elements=st.floats(0, 1, width=16))
+
+
+@settings(deadline=None, max_examples=100)
+@given(HEIGHTS, arrays.arrays(bool, (12, 13)), st.sampled_from([0.05, 0.1, 0.3]))
+def test_domes_are_those_of_scikit_image(terrain, region, height):
+    domes = _domes(terrain, region, height)
+    walled = np.where(region, terrain, np.float32(-1))
+    lowered = walled - np.where(region, np.float32(height), 0)
+    cross = ndimage.generate_binary_structure(2, 1)
+    above = walled - reconstruction(lowered, walled, footprint=cross)
+    parts, count = ndimage.label(region & (above > 1e-6))
+    tops = ndimage.maximum(above, parts, range(1, count + 1)) if count else []
+    high = np.flatnonzero(np.asarray(tops) >= height - 1e-6) + 1
+    np.testing.assert_array_equal(domes > 0, np.isin(parts, high))
+    places, number = ndimage.label(region)
+    assert set(np.unique(places[domes > 0])) == set(range(1, number + 1))
+
+
+def test_one_nucleus_in_a_large_image_takes_no_longer_than_many():
+    maps = np.zeros((2000, 2000, 3), np.float32)
+    maps[5:15, 5:15] = [1, 0, 1]
+    start = time.process_time()
+    assert len(segment(maps)) == 1
+    assert time.process_time() - start < 10  # it took minutes when the background was searched
 
 
 def test_equal_tops_of_one_dome_are_one():
     maps = two_hills(0.85)
-    assert len(segment(maps, smoothing=0)) == len(segment(maps, smoothing=1.0)) == 1
+    assert len(segment(maps, marker_smoothing=0)) == len(segment(maps, marker_smoothing=1.0)) == 1
 
 
 def test_foreground_without_a_marker_is_an_object_of_its_own():

@@ -197,9 +197,9 @@ class UNet(Trainer):
             config.BORDER_THRESHOLD,
             config.INTERIOR_THRESHOLD,
             config.MIN_MARKER_AREA,
+            config.MIN_NUCLEUS_AREA,
             config.MARKER_DEPTH,
             config.MARKER_SMOOTHING,
-            config.MIN_NUCLEUS_AREA,
         )
 
     def export(self, path, format=None, metadata=None):

@@ -10,7 +10,7 @@ from mrcnn.opencv import cv2
 from mrcnn_nuclei.preprocessing import fill_holes
 
 EPSILON = 1e-6
-"""Sums of float32 probabilities are exact to that."""
+"""By which differences of float32 probabilities may be off."""
 
 CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 """A pixel and its four neighbours."""
@@ -22,9 +22,9 @@ def segment(
     border_threshold=0.5,
     interior_threshold=0.5,
     min_marker_area=4,
-    marker_depth=0.1,
-    smoothing=2.5,
     min_area=40,
+    marker_depth=0.1,
+    marker_smoothing=2.5,
 ):
     """Find the nuclei in probability maps by a watershed that starts from their interiors.
 
@@ -47,13 +47,13 @@ def segment(
         that the whole foreground does; without the border too, its connected parts are the nuclei.
     min_marker_area : int
         Smaller markers are dropped, in pixels.
+    min_area : int
+        Smaller nuclei are dropped, in pixels before their holes are filled.
     marker_depth : float
         A marker with peaks that stand out from each other by more is divided; 0 divides none.
         Peaks are those of interior minus border, each as far as it is not left out.
-    smoothing : float
+    marker_smoothing : float
         Standard deviation in pixels of the Gaussian that smooths these first.
-    min_area : int
-        Smaller nuclei are dropped, in pixels before their holes are filled.
 
     Returns
     -------
@@ -88,7 +88,9 @@ def segment(
     markers, _ = ndimage.label(seeds)
     _drop_small(markers, min_marker_area)
     if marker_depth:
-        smooth = cv2.GaussianBlur(terrain, (0, 0), smoothing) if smoothing else terrain
+        smooth = terrain
+        if marker_smoothing:
+            smooth = cv2.GaussianBlur(terrain, (0, 0), marker_smoothing)
         markers = _domes(smooth, markers > 0, marker_depth)
     labels = watershed(-terrain, _add_unmarked(markers, mask), mask=mask)
     _drop_small(labels, min_area)
@@ -101,11 +103,12 @@ def _domes(terrain, region, height):
 
     Every connected part of the region has one at least, around its highest pixel. Domes are what
     reconstruction by dilation of the terrain, lowered by their height, takes off it (Vincent,
-    "Morphological grayscale reconstruction in image analysis", 1993).
+    "Morphological grayscale reconstruction in image analysis", 1993). They are small, so that
+    OpenCV makes them faster than scikit-image does.
     """
     lowest = terrain.min() - 2 * height
     terrain = np.where(region, terrain, lowest).astype(np.float32)
-    ground = terrain - np.float32(height)
+    ground = np.where(region, terrain - np.float32(height), lowest).astype(np.float32)
     while True:
         risen = np.minimum(cv2.dilate(ground, CROSS), terrain)
         if np.array_equal(risen, ground):
