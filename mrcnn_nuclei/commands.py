@@ -83,7 +83,7 @@ def train(options):
 
     weights = training.find_weights(options.weights, config, options.logs)
     _read_all(train_dataset, val_dataset)
-    best = training.train(
+    checkpoint = training.train(
         config,
         train_dataset,
         val_dataset,
@@ -91,7 +91,7 @@ def train(options):
         weights=weights,
         epochs=options.epochs,
     )
-    print(f"wrote {best.parent}; best checkpoint: {best}")
+    print(f"wrote {checkpoint.parent}; {config.CHECKPOINT} checkpoint: {checkpoint}")
 
 
 def _read_all(*loaded):

@@ -26,6 +26,9 @@ class NucleusConfig(Config):
         LEARNING_RATE.
     STEPS_PER_EPOCH, VALIDATION_STEPS : int or None
         None: as many batches as show each image once.
+    CHECKPOINT : {"best", "last"}
+        What comes of a training: the checkpoint of lowest validation loss, or with the U-Net of
+        highest AJI; or the last.
     DETECTION_TILE : int
         Side in pixels of the tiles by which larger images are detected, a multiple of 64.
     DETECTION_OVERLAP : int
@@ -74,6 +77,7 @@ class NucleusConfig(Config):
     LEARNING_RATE = 0.001
     LEARNING_MOMENTUM = 0.9
     SCHEDULE = [("heads", 50, 1.0), ("4+", 150, 1.0), ("all", 300, 0.1)]
+    CHECKPOINT = "best"
 
     IMAGE_RESIZE_MODE = "crop"
     IMAGE_MIN_DIM = 600
@@ -188,6 +192,7 @@ class LiteConfig(CompactConfig):
     STEPS_PER_EPOCH = 200
     VALIDATION_STEPS = 12
     SCHEDULE = [(POINTWISE, 7, 1.0), (POINTWISE, 10, 0.3), (POINTWISE, 12, 0.05)]
+    CHECKPOINT = "last"  # a few anchors far off may make the RPN's part of the validation loss
     AUGMENTATION = STRONG_AUGMENTATION
 
 
@@ -262,6 +267,7 @@ class LiteUNetConfig(_UNetSettings, LiteConfig):
     IMAGES_PER_GPU = 4
     VALIDATION_STEPS = 6
     SCHEDULE = [(POINTWISE, 3, 1.0), (POINTWISE, 5, 0.3), (POINTWISE, 6, 0.05)]
+    CHECKPOINT = "best"
 
 
 DERIVED = {
@@ -341,6 +347,7 @@ UNET_NOT_NEGATIVE = (
 )
 
 OPTIONS = {
+    "CHECKPOINT": ("best", "last"),
     "MASK_LOSS": ("bce", "dice"),
     "MASK_NMS": ("none", "greedy", "soft"),
     "NORMALIZATION": ("batch", "group", "layer"),

@@ -11,6 +11,7 @@ from mrcnn.checkpoints import (
     CHECKPOINT,
     TIMESTAMP,
     best_checkpoint,
+    checkpoints_in,
     find_last,
     has_later_checkpoint,
     parse_checkpoint_path,
@@ -53,8 +54,8 @@ def train(config, train_dataset, val_dataset, logs, weights=None, epochs=None):
     Returns
     -------
     Path
-        The best checkpoint: of lowest validation loss, or with the U-Net of highest AJI. `weights`
-        if they are an earlier checkpoint of their run and nothing is left to train.
+        The checkpoint that `config.CHECKPOINT` names. `weights` if they are an earlier checkpoint
+        of their run and nothing is left to train.
 
     Raises
     ------
@@ -86,7 +87,7 @@ def train(config, train_dataset, val_dataset, logs, weights=None, epochs=None):
         LOGGER.warning("nothing to train: %d of %d epochs are done already", done, total)
         # A checkpoint before the last of its run would have begun a run of its own.
         begun = Path(model.log_dir).exists()
-        return best_checkpoint(model.log_dir, model.kind) if begun else Path(weights)
+        return _result(model) if begun else Path(weights)
     with ProgressBar(total, config.STEPS_PER_EPOCH, done) as progress:
         for layers, until_epoch, factor in schedule:
             if until_epoch > model.epoch:
@@ -101,6 +102,12 @@ def train(config, train_dataset, val_dataset, logs, weights=None, epochs=None):
                     custom_callbacks=[progress],
                     verbose=0,
                 )
+    return _result(model)
+
+
+def _result(model):
+    if model.config.CHECKPOINT == "last":
+        return checkpoints_in(model.log_dir, model.kind)[-1]
     return best_checkpoint(model.log_dir, model.kind)
 
 

@@ -414,6 +414,21 @@ def test_weights_of_the_backbone_only(tmp_path):
         load_initial_weights(model, path)
 
 
+def test_the_best_or_the_last_checkpoint_is_the_result(monkeypatch):
+    monkeypatch.setattr(training, "checkpoints_in", lambda folder, kind: [folder, f"{kind} last"])
+    monkeypatch.setattr(training, "best_checkpoint", lambda folder, kind: f"{kind} best")
+    for preset, model, word in (
+        ("compact", "mrcnn", "best"),
+        ("lite", "mrcnn", "last"),
+        ("lite", "unet", "best"),
+    ):
+        config = make_config(preset, model=model)
+        trained = types.SimpleNamespace(config=config, log_dir="logs", kind="k")
+        assert training._result(trained) == f"k {word}"
+    with pytest.raises(InputError, match="CHECKPOINT = first: choose best or last"):
+        make_config("lite", {"CHECKPOINT": "first"})
+
+
 # Crops without nuclei, and with very many
 
 
