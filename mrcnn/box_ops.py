@@ -5,6 +5,10 @@ Boxes are (y1, x1, y2, x2) along the last axis; leading axes broadcast.
 
 from keras import ops
 
+FAR, LARGE = 1e6, 20.0
+"""Shifts and logarithms of sizes beyond these say no more than that a box is far off; further ones
+would overflow, and no clipping to an image mends what is not a number."""
+
 
 def apply_box_deltas_graph(boxes, deltas):
     """Move and scale boxes by (dy, dx, log(dh), log(dw)).
@@ -21,6 +25,8 @@ def apply_box_deltas_graph(boxes, deltas):
     """
     y1, x1, y2, x2 = _columns(boxes)
     dy, dx, dh, dw = _columns(deltas)
+    dy, dx = (ops.clip(shift, -FAR, FAR) for shift in (dy, dx))
+    dh, dw = (ops.minimum(size, LARGE) for size in (dh, dw))
     height, width = y2 - y1, x2 - x1
     centre_y = y1 + 0.5 * height + dy * height
     centre_x = x1 + 0.5 * width + dx * width

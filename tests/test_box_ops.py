@@ -42,6 +42,16 @@ def test_golden_deltas():
     assert_close(box_refinement_graph(BOXES[:5], BOXES2), GOLDEN["gh_refine"], 1e-6)
 
 
+def test_boxes_of_whatever_deltas_lie_in_the_image():
+    """As a network's are whose normalisation fails; RoIAlign has no place for what is no number."""
+    huge = np.float32([3e38, -3e38, 200, -200])
+    deltas = np.stack(np.meshgrid(huge, huge, huge, huge), axis=-1).reshape(-1, 4)
+    boxes = np.tile(np.float32([[0.2, 0.3, 0.4, 0.6]]), (len(deltas), 1))
+    moved = apply_box_deltas_graph(*map(ops.convert_to_tensor, (boxes, deltas)))
+    clipped = to_numpy(clip_boxes_graph(moved, ops.convert_to_tensor(np.float32([0, 0, 1, 1]))))
+    assert ((clipped >= 0) & (clipped <= 1)).all()
+
+
 def test_golden_clipping_is_exact():
     clipped = to_numpy(clip_boxes_graph(BOXES, ops.convert_to_tensor(GOLDEN["gh_window"])))
     np.testing.assert_array_equal(clipped, GOLDEN["gh_clip"])
