@@ -87,7 +87,7 @@ def train(config, train_dataset, val_dataset, logs, weights=None, epochs=None):
         LOGGER.warning("nothing to train: %d of %d epochs are done already", done, total)
         # A checkpoint before the last of its run would have begun a run of its own.
         begun = Path(model.log_dir).exists()
-        return _result(model) if begun else Path(weights)
+        return _result(config, model) if begun else Path(weights)
     with ProgressBar(total, config.STEPS_PER_EPOCH, done) as progress:
         for layers, until_epoch, factor in schedule:
             if until_epoch > model.epoch:
@@ -102,11 +102,11 @@ def train(config, train_dataset, val_dataset, logs, weights=None, epochs=None):
                     custom_callbacks=[progress],
                     verbose=0,
                 )
-    return _result(model)
+    return _result(config, model)
 
 
-def _result(model):
-    if model.config.CHECKPOINT == "last":
+def _result(config, model):
+    if config.CHECKPOINT == "last":
         return checkpoints_in(model.log_dir, model.kind)[-1]
     return best_checkpoint(model.log_dir, model.kind)
 

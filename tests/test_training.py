@@ -423,8 +423,8 @@ def test_the_best_or_the_last_checkpoint_is_the_result(monkeypatch):
         ("lite", "unet", "best"),
     ):
         config = make_config(preset, model=model)
-        trained = types.SimpleNamespace(config=config, log_dir="logs", kind="k")
-        assert training._result(trained) == f"k {word}"
+        trained = types.SimpleNamespace(log_dir="logs", kind="k")
+        assert training._result(config, trained) == f"k {word}"
     with pytest.raises(InputError, match="CHECKPOINT = first: choose best or last"):
         make_config("lite", {"CHECKPOINT": "first"})
 
