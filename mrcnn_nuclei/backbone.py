@@ -24,9 +24,7 @@ def compact_resnet(input_image, stage5=True, train_bn=None):
         The feature maps C1 to C5, with strides 2, 4, 8, 16 and 32.
     """
     # Two convolutions in place of one of 7 x 7 and a pooling keep the small nuclei's edges.
-    x = layers.Conv2D(32, 3, strides=2, padding="same", use_bias=False, name="conv1")(input_image)
-    x = normalize(x, train_bn, "bn_conv1")
-    c1 = x = layers.Activation("relu")(x)
+    c1 = x = _stem(input_image, train_bn)
     maps = [c1]
     for stage, width in ((2, 32), (3, 64), (4, 96), (5, 128)):
         filters = [width, width, 4 * width]
@@ -36,6 +34,13 @@ def compact_resnet(input_image, stage5=True, train_bn=None):
         if stage == 4 and not stage5:
             return [*maps, None]
     return maps
+
+
+def _stem(image, train_bn):
+    """The first convolution of both backbones, of stride 2."""
+    x = layers.Conv2D(32, 3, strides=2, padding="same", use_bias=False, name="conv1")(image)
+    x = normalize(x, train_bn, "bn_conv1")
+    return layers.Activation("relu")(x)
 
 
 LITE_STAGES = (
@@ -89,9 +94,7 @@ def efficientnet_lite0(input_image, stage5=True, train_bn=None):
     list
         The feature maps C1 to C5, with strides 2, 4, 8, 16 and 32.
     """
-    x = layers.Conv2D(32, 3, strides=2, padding="same", use_bias=False, name="conv1")(input_image)
-    x = normalize(x, train_bn, "bn_conv1")
-    x = layers.Activation("relu")(x)
+    x = _stem(input_image, train_bn)
     maps = {}
     for name, kernel, expansion, channels, stride in lite_blocks():
         if name == "5a" and not stage5:

@@ -276,7 +276,7 @@ def _is_begun(output, name, n_folds):
 def _held_out_rows(output, models, n_folds):
     tried = [name for name in NAMES if _is_begun(output, name, n_folds)]
     both = ["both"] if len(models) > 1 else []
-    for model in [name for name in NAMES if name in {*models, *tried, *both}]:
+    for model in [name for name in NAMES if name in {*tried, *both}]:
         folders = [output / f"fold{k}-{model}" for k in range(n_folds)]
         singles = [
             _row(SECTIONS[0], f"{NAMES[model]}, fold {k}", model, folder, HELD_OUT, single=True)
